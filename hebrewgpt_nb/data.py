@@ -8,11 +8,11 @@ __all__ = ['CP1252', 'suspect', 'AMP', 'ENTITY', 'INLINE', 'CELL', 'BLOCK', 'ATT
            'drop_tags', 'drop_invisible', 'normalize', 'collapse_spaces', 'clean_text', 'unzstd', 'read_chunks',
            'Quarantine', 'read_lines', 'parse_record', 'wrong_text', 'record_files', 'source_name', 'read_file',
            'parse_text', 'read_records', 'RecordWriter', 'write_records', 'letters_of', 'drop_reason', 'text_key',
-           'SourceWriter', 'batches', 'build_shards', 'Shards', 'clean_batch', 'clean_records', 'source_files',
-           'is_valid', 'Corpus', 'totals_of', 'forget', 'prepare_data']
+           'SourceWriter', 'batches', 'build_shards', 'Shards', 'clean_batch', 'cleaning_pool', 'clean_records',
+           'source_files', 'is_valid', 'Corpus', 'totals_of', 'forget', 'prepare_data']
 
 # %% ../nbs/00_data.ipynb #fa0fb945
-import concurrent.futures, gzip, hashlib, html.entities, io, itertools, json, multiprocessing, os, re, unicodedata, warnings, zlib
+import concurrent.futures, contextlib, gzip, hashlib, html.entities, io, itertools, json, multiprocessing, os, re, unicodedata, warnings, zlib
 from collections import Counter, deque
 from pathlib import Path
 import ftfy, numpy as np, zstandard
@@ -173,7 +173,7 @@ def source_name(path: Path) -> str:
 
 def read_file(path: Path, quarantine: Quarantine):
     "The records of one file; what is wrong goes to `quarantine`."
-    is_text = path.name.endswith(FORMATS[1::1]) and ".txt" in path.suffixes
+    is_text = ".txt" in path.suffixes
     lines = [b"".join(read_chunks(path))] if is_text else read_lines(path)
     for n, raw in enumerate(lines, 1):
         found = parse_text(raw) if is_text else parse_record(raw)
@@ -349,20 +349,23 @@ def clean_batch(batch: list[dict]) -> list[tuple]: # of (record, reason to drop 
     texts = [clean_text(r["text"]) for r in batch]
     return [(r | {"text": t}, drop_reason(t), text_key(t)) for r, t in zip(batch, texts)]
 
+def cleaning_pool(size: int, # bytes to clean, compressed
+                 ): # to be used in a `with`; gives None where one process will do
+    "Two processes for large work."
+    if size < 4_000_000 or os.cpu_count() == 1: return contextlib.nullcontext()
+    return concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+
 def clean_records(records, # dicts
-                  processes: int=1, # how many clean
+                  pool=None, # what `cleaning_pool` gives
                  ): # yields what `clean_batch` gives, in order
     "Clean and judge a stream of records."
-    if processes == 1:
-        for batch in batches(records): yield from clean_batch(batch)
-        return
     from hebrewgpt_nb.data import clean_batch as work # a spawned process can import this one, not a notebook's
-    with concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        waiting = deque()
-        for batch in batches(records, 500_000):
-            waiting.append(pool.submit(work, batch))
-            if len(waiting) > 2*processes: yield from waiting.popleft().result()
-        while waiting: yield from waiting.popleft().result()
+    waiting = deque()
+    for batch in batches(records, 500_000):
+        if pool: waiting.append(pool.submit(work, batch))
+        else: yield from work(batch)
+        if len(waiting) > 4: yield from waiting.popleft().result()
+    while waiting: yield from waiting.popleft().result()
 
 # %% ../nbs/00_data.ipynb #c3a83579
 def source_files(data: str | Path, # a file, a folder, or a folder with `pretrain/`
@@ -380,12 +383,13 @@ def is_valid(record_id: str, n: int, seed: int) -> bool:
 # %% ../nbs/00_data.ipynb #39e87e8e
 class Corpus:
     "Sorts cleaned records into files of a run, and counts."
-    def __init__(self, run: Path, sources: dict, seed: int):
-        self.run, self.sources, self.seed, self.seen, self.writers, self.quarantine = run, sources, seed, {}, {}, Quarantine()
+    def __init__(self, run: Path, sources: dict, seed: int, pool=None):
+        self.run, self.sources, self.seed, self.pool, self.seen, self.writers, self.quarantine = run, sources, seed, pool, {}, {}, Quarantine()
+        self.open = contextlib.ExitStack()
         self.report = {s: dict(read=0, quarantined={}, dropped=Counter(), **{r: Counter(documents=0, words=0, bytes=0) for r in ("train", "valid")}) for s in sources}
-    def add_files(self, source: str, role: str, processes: int):
+    def add_files(self, source: str, role: str):
         "Clean the files of one source and role."
-        for record, reason, key in clean_records(read_records(self.sources[source][role], self.quarantine), processes):
+        for record, reason, key in clean_records(read_records(self.sources[source][role], self.quarantine), self.pool):
             self.report[source]["read"] += 1
             if reason is None and key in self.seen: reason = "in validation" if role == "train" and self.seen[key] == "valid" else "duplicate"
             if reason: self.report[source]["dropped"][reason] += 1
@@ -395,12 +399,11 @@ class Corpus:
         source, counts = record["source"], self.report[record["source"]]
         if not self.sources[source]["valid"] and is_valid(record["id"], counts["train"]["documents"] + counts["valid"]["documents"], self.seed): role = "valid"
         self.seen[key] = role
-        if (source, role) not in self.writers: self.writers[source, role] = RecordWriter(self.run/f"{source}.{role}.jsonl.zst").__enter__()
+        if (source, role) not in self.writers: self.writers[source, role] = self.open.enter_context(RecordWriter(self.run/f"{source}.{role}.jsonl.zst"))
         self.writers[source, role](record)
         counts[role].update(documents=1, words=len(record["text"].split()), bytes=len(record["text"].encode()))
     def close(self) -> dict: # the report
-        "Finish the files; the report counts what went where."
-        for writer in self.writers.values(): writer.__exit__(None)
+        "Count what was put aside, and write the report."
         for q in self.quarantine:
             entry = self.report[source_name(Path(q["file"]))]
             entry["read"] += 1
@@ -434,12 +437,11 @@ def prepare_data(run: str = "runs/nb/data", # where the cleaned records go
     if data and folder in (resolve(data), resolve(data)/"pretrain"): raise UserError(f"run and data are both {run}: give another folder for the result")
     forget(folder)
     files = [f for s in sources.values() for role in s.values() for f in role]
-    processes = min(2, os.cpu_count()) if sum(f.stat().st_size for f in files) > 4_000_000 else 1
-    corpus = Corpus(folder, sources, seed)
-    with Progress(run, "cleaning", total=len(files)) as tick:
-        for role in ("valid", "train"):
-            for source in sources:
-                corpus.add_files(source, role, processes)
+    with cleaning_pool(sum(f.stat().st_size for f in files)) as pool, Progress(run, "cleaning", total=len(files)) as tick:
+        corpus = Corpus(folder, sources, seed, pool)
+        with corpus.open:
+            for role, source in itertools.product(("valid", "train"), sources):
+                corpus.add_files(source, role)
                 tick(len(sources[source][role]), note=source)
     totals = totals_of(corpus.close())
     if not totals["train_documents"]: raise UserError(f"{data}: nothing is left to train on; of {totals['read']} records {totals['quarantined']} were unreadable and {totals['dropped']} dropped (see {folder}/report.json)")

@@ -1,0 +1,219 @@
+"The model against published counts, stock transformers, a naive recurrence, its own cache, and documents apart."
+import pytest, torch, torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from transformers.models.bamba.modeling_bamba import BambaConfig, BambaMixer, mamba2_chunk_scan
+import hebrewgpt_nb.model as M
+from hebrewgpt_nb.core import UserError
+from hebrewgpt_nb.model import HebrewGPT, Mamba2, ModelConfig, PRESETS, count_parameters, get_preset, ssd, ssd_step
+from conftest import fill, small
+
+def close(a, b, eps=1e-4):
+    "Equal within `eps` of the larger scale of `b` (at least 1)."
+    assert a.shape == b.shape
+    worst = (a - b).abs().max().item()
+    assert worst <= eps * max(1, b.abs().max().item()), f"differs by {worst:.2e}"
+
+# --- counts and shapes -----------------------------------------------------------------------------
+
+def test_dense_1b_is_the_published_size(): assert count_parameters(get_preset("dense-1b")) == 1_077_495_808
+
+def test_lora_on_the_published_model_trains_the_published_number():
+    with torch.device("meta"):
+        model = get_peft_model(HebrewGPT(get_preset("dense-1b")), LoraConfig(r=64, lora_alpha=128, target_modules=["qkv", "proj", "gate", "up", "down"]))
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 44_728_320
+
+def test_hybrid_119m_is_the_instruct_card():
+    c = get_preset("hybrid-119m")
+    assert (c.width, c.depth, c.heads, c.head_dim, c.vocab_size, c.hidden, c.blocks) == (1024, 8, 8, 128, 8192, 2752, "AMAMAMAM")
+    assert 119.15e6 < count_parameters(c) < 119.25e6
+
+def test_hybrid_1b_is_108b_within_half_a_percent():
+    c = get_preset("hybrid-1b")
+    assert abs(count_parameters(c) / 1.08e9 - 1) < .005
+    assert (c.width, c.depth, c.heads, c.vocab_size, c.blocks) == (2048, 20, 16, 8192, "AM" * 10)
+
+def test_dense_296m_is_the_published_size(): assert 295.65e6 < count_parameters(get_preset("dense-296m")) < 295.75e6
+
+@pytest.mark.parametrize("name", ["hybrid-119m", "hybrid-1b", "dense-1b", "dense-296m"])
+def test_published_constants(name):
+    c = PRESETS[name]
+    assert (c.state, c.mamba_head, c.expand, c.conv, c.chunk) == (128, 64, 2, 4, 256)
+    assert (c.eps, c.rope_theta, c.context, c.head_dim) == (1e-6, 10_000, 2048, 128)
+
+def test_the_head_is_the_embedding():
+    names = [n for n, _ in small().named_parameters()]
+    assert "tok_emb.weight" in names and not any("head" in n or n.endswith("qkv.bias") for n in names)
+
+# --- Mamba-2 against stock and against the recurrence ------------------------------------------------
+
+LENGTHS = (1, 3, 31, 32, 33, 64, 65, 100)
+
+def scan_inputs(T, dtype, b=2, H=3, P=8, N=4):
+    g = torch.Generator().manual_seed(T)
+    x, B, C = (torch.randn(b, T, *s, generator=g, dtype=dtype) for s in ((H, P), (N,), (N,)))
+    dt, A = torch.rand(b, T, H, generator=g, dtype=dtype), -torch.rand(H, generator=g, dtype=dtype) * 2 - .1
+    return [t.requires_grad_() for t in (x, dt, A, B, C)]
+
+def recurrence(x, dt, A, B, C):
+    "The definition, token by token."
+    S, ys = x.new_zeros(x.shape[0], x.shape[2], x.shape[3], B.shape[2]), []
+    for t in range(x.shape[1]):
+        S = torch.exp(dt[:, t] * A)[..., None, None] * S + torch.einsum("bh,bhp,bn->bhpn", dt[:, t], x[:, t], B[:, t])
+        ys.append(torch.einsum("bhpn,bn->bhp", S, C[:, t]))
+    return torch.stack(ys, 1), S
+
+def stock_scan(x, dt, A, B, C): return mamba2_chunk_scan(x, dt, A, B[:, :, None], C[:, :, None], chunk_size=32, return_final_states=True)
+
+def outputs_and_gradients(scan, inputs):
+    y, S = scan(*inputs)
+    g = torch.Generator().manual_seed(1)
+    loss = sum((t * torch.randn(t.shape, generator=g, dtype=t.dtype)).sum() for t in (y, S)) # the last state has a gradient too
+    return [y, S, *torch.autograd.grad(loss, inputs)]
+
+@pytest.mark.parametrize("T", LENGTHS)
+@pytest.mark.parametrize("oracle, dtype, eps", [(recurrence, torch.float64, 1e-10), (stock_scan, torch.float32, 1e-4)], ids=["recurrence", "stock"])
+def test_ssd_and_its_gradients(T, oracle, dtype, eps):
+    inputs = scan_inputs(T, dtype)
+    ours = outputs_and_gradients(lambda *a: ssd(*a, 32), inputs)
+    for mine, theirs in zip(ours, outputs_and_gradients(oracle, inputs), strict=True): close(mine, theirs, eps)
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 256])
+def test_the_chunk_changes_nothing(chunk):
+    inputs = scan_inputs(100, torch.float64)
+    for mine, whole in zip(ssd(*inputs, chunk), recurrence(*inputs)): close(mine, whole, 1e-10)
+
+def test_ssd_goes_on_from_a_state():
+    x, dt, A, B, C = scan_inputs(100, torch.float64)
+    y, S = recurrence(x, dt, A, B, C)
+    first, state = ssd(x[:, :37], dt[:, :37], A, B[:, :37], C[:, :37], 32)
+    second, state = ssd(x[:, 37:99], dt[:, 37:99], A, B[:, 37:99], C[:, 37:99], 32, S=state)
+    last, state = ssd_step(x[:, 99], dt[:, 99], A, B[:, 99], C[:, 99], state)
+    close(torch.cat([first, second, last[:, None]], 1), y, 1e-10); close(state, S, 1e-10)
+
+@pytest.mark.parametrize("T", LENGTHS)
+def test_mixer_and_its_gradients_against_stock(T):
+    cfg = get_preset("tiny")
+    ours = fill(Mamba2(cfg), seed=T)
+    theirs = BambaMixer(BambaConfig(hidden_size=cfg.width, mamba_n_heads=ours.heads, mamba_d_state=cfg.state, mamba_chunk_size=cfg.chunk, mamba_d_conv=cfg.conv,
+                                    mamba_d_head=cfg.mamba_head, mamba_expand=cfg.expand, rms_norm_eps=cfg.eps, num_hidden_layers=1, attn_layer_indices=[]), layer_idx=0)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    x, results = torch.randn(2, T, cfg.width), []
+    for mixer in (ours, theirs):
+        inputs = [x.clone().requires_grad_(), *dict(sorted(mixer.named_parameters())).values()]
+        y = mixer(inputs[0])
+        results.append([y, *torch.autograd.grad((y * torch.cos(torch.arange(y.numel()).view_as(y))).sum(), inputs)])
+    assert len(results[0]) == 10 # output, input, eight parameters
+    for a, b in zip(*results, strict=True): close(a, b)
+
+# --- decoding ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("prefill", [1, 2, 3, 5, 31, 33, 45])
+@pytest.mark.parametrize("pattern", ["AM", "A", "M"])
+@torch.no_grad()
+def test_cached_decoding_equals_the_full_forward(pattern, prefill):
+    model, tokens = small(pattern), torch.randint(97, (2, 50), generator=torch.Generator().manual_seed(0))
+    cache = model.make_cache(batch=2, length=50)
+    steps = [model(tokens[:, :prefill], cache=cache)] + [model(tokens[:, i:i + 1], cache=cache) for i in range(prefill, 50)]
+    close(torch.cat(steps, 1), model(tokens))
+    assert cache.n == 50
+
+@pytest.mark.parametrize("pattern", ["AM", "A", "M"])
+@torch.no_grad()
+def test_several_tokens_at_once_on_a_cache_that_is_not_empty(pattern):
+    model, tokens = small(pattern), torch.randint(97, (1, 110), generator=torch.Generator().manual_seed(0))
+    cache, pieces, at = model.make_cache(), [], 0
+    for n in (7, 2, 1, 3, 40, 1, 1, 33, 22):
+        pieces.append(model(tokens[:, at:at + n], cache=cache)); at += n
+    assert at == 110
+    close(torch.cat(pieces, 1), model(tokens))
+
+def test_a_cache_does_not_take_documents():
+    model = small()
+    with pytest.raises(ValueError, match="docs or cache"): model(torch.zeros(1, 4, dtype=torch.long), docs=torch.zeros(1, 4, dtype=torch.long), cache=model.make_cache())
+
+# --- packing ------------------------------------------------------------------------------------------
+
+def row(lengths, seed=0):
+    "Tokens of one packed row, and the document of each."
+    docs = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)])[None]
+    return torch.randint(97, docs.shape, generator=torch.Generator().manual_seed(seed)), docs
+
+def loss_on(model, tokens, docs, keep):
+    "Logits at `keep`, gradients of a loss there: of each parameter, and of the embedding at every position."
+    seen = {}
+    handle = model.tok_emb.register_forward_hook(lambda module, args, out: (out.retain_grad(), seen.update(x=out))[0])
+    model.zero_grad()
+    logits = model(tokens, docs=docs)
+    handle.remove()
+    F.cross_entropy(logits[0, keep][:-1], tokens[0, keep][1:], reduction="sum").backward()
+    return logits[0, keep].detach(), {n: p.grad.clone() for n, p in model.named_parameters()}, seen["x"].grad[0]
+
+def check_no_leak(model, lengths):
+    "Changing every token of the documents before the last one changes nothing for the last one, forward and backward."
+    tokens, docs = row(lengths)
+    last = docs[0] == docs[0, -1]
+    other = torch.where(last, tokens, (tokens + 1 + torch.arange(tokens.shape[1]) % 90) % 97)
+    assert (other != tokens)[0, ~last].all()
+    (logits, grads, by_place), (logits2, grads2, _) = loss_on(model, tokens, docs, last), loss_on(model, other, docs, last)
+    close(logits2, logits, 1e-6)
+    assert by_place[last][:-1].abs().max() > 1e-3 # the check can see something
+    close(by_place[~last], torch.zeros_like(by_place[~last]), 1e-6)
+    for name in grads: close(grads2[name], grads[name], 1e-5)
+
+def check_packed_equals_apart(model, lengths):
+    tokens, docs = row(lengths)
+    with torch.no_grad(): apart = torch.cat([model(part) for part in tokens.split(lengths, 1)], 1)
+    close(model(tokens, docs=docs), apart, 1e-5)
+
+LAYOUTS = [[n, 40] for n in range(29, 36)] + [[61, 20], [64, 33], [65, 40], [5, 1, 1, 30], [1, 30], [2, 30], [3, 30], [30, 1, 2, 3], [29, 3, 2], [31, 1, 2], [33, 64, 3]]
+
+@pytest.mark.parametrize("lengths", LAYOUTS, ids=str)
+def test_documents_do_not_see_each_other(lengths): check_no_leak(small(), lengths)
+
+@pytest.mark.parametrize("lengths", LAYOUTS, ids=str)
+def test_packed_equals_apart(lengths): check_packed_equals_apart(small(), lengths)
+
+@pytest.mark.parametrize("pattern", ["A", "M", "MMA"])
+def test_the_other_patterns_keep_documents_apart(pattern):
+    for lengths in ([31, 34], [3, 2, 40]): check_no_leak(small(pattern), lengths); check_packed_equals_apart(small(pattern), lengths)
+
+def test_gradients_of_a_packed_row_are_the_sum_of_the_documents():
+    model, lengths = small(), [31, 3, 34]
+    tokens, docs = row(lengths)
+    def grads(loss): return torch.autograd.grad(loss, list(model.parameters()))
+    def nll(logits, t): return F.cross_entropy(logits[0, :-1], t[0, 1:], reduction="none")
+    packed = grads((nll(model(tokens, docs=docs), tokens) * (docs[0, 1:] == docs[0, :-1])).sum())
+    apart = [grads(nll(model(t), t).sum()) for t in tokens.split(lengths, 1)]
+    for p, parts in zip(packed, zip(*apart)): close(p, sum(parts), 1e-5)
+
+# Each test below puts one leak back, and the checks above must then fail: a check that cannot fail proves nothing.
+scan, conv = M.ssd, M.causal_conv
+LEAKS = {"attention": ("doc_mask", lambda docs: torch.ones(docs.shape[1], docs.shape[1], dtype=torch.bool).tril().expand(len(docs), 1, -1, -1)),
+         "state": ("ssd", lambda x, dt, A, B, C, chunk, docs=None, S=None: scan(x, dt, A, B, C, chunk, None, S)),
+         "convolution": ("causal_conv", lambda x, weight, bias, docs=None: conv(x, weight, bias))}
+
+@pytest.mark.parametrize("lengths", [[31, 40], [32, 40], [3, 30], [30, 1, 2, 3]], ids=str)
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_leak_put_back_is_caught(leak, lengths, monkeypatch):
+    check_no_leak(small(), lengths)
+    monkeypatch.setattr(M, *LEAKS[leak])
+    with pytest.raises(AssertionError, match="differs by"): check_no_leak(small(), lengths)
+    with pytest.raises(AssertionError, match="differs by"): check_packed_equals_apart(small(), lengths)
+
+def test_positions_that_do_not_start_anew_are_no_leak_but_rope_is_relative(monkeypatch):
+    "Rotary scores depend on distances alone, so shifted positions change nothing; positions of their own scale do."
+    monkeypatch.setattr(M, "doc_positions", lambda docs: torch.arange(docs.shape[1]).expand_as(docs))
+    check_packed_equals_apart(small(), [31, 40])
+
+# --- configuration --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("changes, says", [
+    (dict(heads=7), "heads 7 of head_dim 128 do not make width 1024"), (dict(pattern="AX"), "letters A and M"), (dict(pattern=""), "letters A and M"),
+    (dict(mamba_head=60), "mamba_head 60 does not divide"), (dict(width=1029, heads=343, head_dim=3, mamba_head=2), "even number"),
+    (dict(depth=0), "1 or more"), (dict(hidden=-3), "1 or more"), (dict(vocab_size=0), "1 or more"), (dict(chunk=0), "1 or more")], ids=str)
+def test_impossible_shapes_are_one_clear_line(changes, says):
+    with pytest.raises(UserError, match=says) as e: ModelConfig(**changes)
+    assert "\n" not in str(e.value)
+
+def test_an_unknown_preset_lists_the_known():
+    with pytest.raises(UserError, match="choose one of tiny, mini, hybrid-119m"): get_preset("mega")
