@@ -119,7 +119,8 @@ def stage_key(fn, # a stage
     unknown = [name for name in given if name not in known]
     if unknown: raise UserError(f"unknown parameter {', '.join(unknown)}: {fn.__name__} takes {', '.join(known)}")
     params = {name: check_value(name, given.get(name, p.default), kinds[name]) for name, p in known.items()}
-    return params | {f"{name}@": fingerprint(resolve(params[name])) for name in INPUTS if params.get(name)}
+    read = {name: resolve(params[name]) for name in INPUTS if params.get(name)} | ({} if params.get("data", "-") else {"data": sample_dir()})
+    return params | {f"{name}@": fingerprint(path) for name, path in read.items()}
 
 def stamp_of(run: str | Path) -> dict | None: # with `key` and `result`; None if the stage did not finish
     "The stamp that a finished stage left in `run`."

@@ -6,14 +6,16 @@
 __all__ = ['CP1252', 'suspect', 'AMP', 'ENTITY', 'INLINE', 'CELL', 'BLOCK', 'ATTR', 'TAG', 'HIDDEN', 'INVISIBLE', 'BREAK',
            'STEPS', 'MAX_LINE', 'FORMATS', 'HEBREW', 'fix_encoding', 'decode_entity', 'decode_entities', 'drop_tag',
            'drop_tags', 'drop_invisible', 'normalize', 'collapse_spaces', 'clean_text', 'unzstd', 'read_chunks',
-           'Quarantine', 'read_lines', 'parse_record', 'wrong_text', 'record_files', 'source_name', 'read_file',
-           'parse_text', 'read_records', 'RecordWriter', 'write_records', 'letters_of', 'drop_reason', 'text_key',
-           'SourceWriter', 'batches', 'build_shards', 'Shards', 'clean_batch', 'cleaning_pool', 'clean_records',
-           'source_files', 'is_valid', 'Corpus', 'totals_of', 'forget', 'prepare_data']
+           'Quarantine', 'put_aside', 'read_lines', 'parse_object', 'parse_record', 'wrong_text', 'record_files',
+           'source_name', 'parse_text', 'read_file', 'read_records', 'RecordWriter', 'write_records', 'letters_of',
+           'drop_reason', 'text_key', 'SourceWriter', 'batches', 'build_shards', 'check_file', 'read_index', 'Shards',
+           'clean_batch', 'cleaning_pool', 'clean_records', 'source_files', 'is_valid', 'new_counts', 'Corpus',
+           'write_report', 'totals_of', 'forget', 'prepare_data']
 
 # %% ../nbs/00_data.ipynb #fa0fb945
 import concurrent.futures, contextlib, gzip, hashlib, html.entities, io, itertools, json, multiprocessing, os, re, unicodedata, warnings, zlib
 from collections import Counter, deque
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 import ftfy, numpy as np, zstandard
 from .core import UserError, resolve, sample_dir, stage, cli, Progress, read_json, write_json, write_atomic, sha256_file
@@ -114,17 +116,19 @@ def read_chunks(path: Path): # yields bytes
     except OSError as e: raise UserError(f"{path}: cannot be read ({e.strerror})") from None
 
 # %% ../nbs/00_data.ipynb #1590e51b
-MAX_LINE = 10_000_000 # bytes
-
 class Quarantine(list):
     "Lines that could not be used: dicts of `file`, `line`, `reason`, `start`."
-    def add(self, path: Path, line: int, reason: str, raw: bytes):
-        "Put a line aside."
-        self.append(dict(file=str(path), line=line, reason=reason, start=raw[:400].decode("utf8", "replace")[:80]))
     @property
     def counts(self) -> dict: # reason -> lines
         "How many lines, by reason."
         return dict(Counter(q["reason"] for q in self))
+
+def put_aside(quarantine: list, path: Path, line: int, reason: str, raw: bytes):
+    "Add a line to `quarantine`, with its first 80 characters."
+    quarantine.append(dict(file=str(path), line=line, reason=reason, start=raw[:400].decode("utf8", "replace")[:80]))
+
+# %% ../nbs/00_data.ipynb #eaae1c90
+MAX_LINE = 10_000_000 # bytes
 
 def read_lines(path: Path): # yields bytes
     "The lines of a file; of a longer line only the first `MAX_LINE + 1` bytes."
@@ -136,15 +140,20 @@ def read_lines(path: Path): # yields bytes
     if rest: yield rest
 
 # %% ../nbs/00_data.ipynb #0deb2aae
-def parse_record(raw: bytes, # one line of a file
-                ) -> dict | str: # the record, or what is wrong
-    "Read one line of JSON."
+def parse_object(raw: bytes, # one line of a file
+                ) -> dict | str: # the object, or what is wrong
+    "Read one line of JSON that shall be an object."
     if len(raw) > MAX_LINE: return "longer than 10 MB"
-    try: record = json.loads(raw.decode("utf8").lstrip("\ufeff"))
+    try: found = json.loads(raw.decode("utf8").lstrip("\ufeff"))
     except UnicodeDecodeError: return "not UTF-8"
     except (ValueError, RecursionError): return "not JSON"
-    if not isinstance(record, dict): return "not a JSON object"
-    return record if (wrong := wrong_text(record.get("text"))) is None else wrong
+    return found if isinstance(found, dict) else "not a JSON object"
+
+def parse_record(raw: bytes, # one line of a file
+                ) -> dict | str: # the record, or what is wrong
+    "Read one line as a record."
+    record = parse_object(raw)
+    return record if isinstance(record, str) else wrong_text(record.get("text")) or record
 
 def wrong_text(text) -> str | None:
     "Why `text` cannot be a document's text."
@@ -171,17 +180,7 @@ def source_name(path: Path) -> str:
     "The source that a file belongs to: its name up to the first dot."
     return path.name.split(".")[0]
 
-def read_file(path: Path, quarantine: Quarantine):
-    "The records of one file; what is wrong goes to `quarantine`."
-    is_text = ".txt" in path.suffixes
-    lines = [b"".join(read_chunks(path))] if is_text else read_lines(path)
-    for n, raw in enumerate(lines, 1):
-        found = parse_text(raw) if is_text else parse_record(raw)
-        if isinstance(found, str): quarantine.add(path, n, found, raw); continue
-        source = found.get("source")
-        yield dict(id=str(found.get("id") or f"{path.name}:{n}"), text=found["text"],
-                   source=source if source and isinstance(source, str) else source_name(path), license=str(found.get("license") or ""))
-
+# %% ../nbs/00_data.ipynb #2ab6978e
 def parse_text(raw: bytes) -> dict | str:
     "A whole text file as a record, or what is wrong with it."
     if len(raw) > MAX_LINE: return "longer than 10 MB"
@@ -189,15 +188,25 @@ def parse_text(raw: bytes) -> dict | str:
     except UnicodeDecodeError: return "not UTF-8"
     return wrong_text(text) or {"text": text}
 
+def read_file(path: Path, quarantine: list):
+    "The records of one file; what is wrong goes to `quarantine`."
+    is_text = ".txt" in path.suffixes
+    lines = [b"".join(read_chunks(path))] if is_text else read_lines(path)
+    for n, raw in enumerate(lines, 1):
+        found = parse_text(raw) if is_text else parse_record(raw)
+        if isinstance(found, str): put_aside(quarantine, path, n, found, raw); continue
+        source = found.get("source")
+        yield dict(id=str(found.get("id") or f"{path.name}:{n}"), text=found["text"],
+                   source=source if source and isinstance(source, str) else source_name(path), license=str(found.get("license") or ""))
+
+# %% ../nbs/00_data.ipynb #78a5a7f8
 def read_records(paths, # a file, a folder, or a list of them
                  quarantine: list | None = None, # takes what could not be used; if None, a warning counts it
                 ): # yields dicts of `id`, `text`, `source`, `license`
     "Stream records; bad lines are put aside, a damaged or missing file raises `UserError`."
-    aside = Quarantine()
-    for path in record_files(paths):
-        yield from read_file(path, aside)
-        if quarantine is not None: quarantine.extend(aside); aside = Quarantine()
-    if aside: warnings.warn(f"{len(aside)} lines put aside: {aside.counts}; first {aside[0]['file']}:{aside[0]['line']}")
+    aside = Quarantine() if quarantine is None else quarantine
+    for path in record_files(paths): yield from read_file(path, aside)
+    if quarantine is None and aside: warnings.warn(f"{len(aside)} lines put aside: {aside.counts}; first {aside[0]['file']}:{aside[0]['line']}")
 
 # %% ../nbs/00_data.ipynb #d69b8243
 class RecordWriter:
@@ -288,6 +297,7 @@ def batches(records, # dicts with `text`
         if n >= size: yield batch; batch, n = [], 0
     if batch: yield batch
 
+# %% ../nbs/00_data.ipynb #602dea9d
 def build_shards(records, # dicts of `text` and `source`
                  out_dir: str | Path, # gets SOURCE.bin, SOURCE.starts.npy, index.json
                  tokenizer, # has `encode`, `bos_id`, `eos_id`, `vocab_size`, `sha256`
@@ -311,31 +321,43 @@ def build_shards(records, # dicts of `text` and `source`
     return index
 
 # %% ../nbs/00_data.ipynb #fc4785f9
+def check_file(path: Path, # a shard file
+               sha256: str, # what the index says
+               size: int | None = None, # bytes
+              ):
+    "Compare a file with its entry in the index; raises `UserError`."
+    if not path.exists(): raise UserError(f"{path}: missing, though the index lists it; make the shards again")
+    if size is not None and path.stat().st_size != size: raise UserError(f"{path}: {path.stat().st_size} bytes, the index says {size}; make the shards again")
+    if sha256_file(path) != sha256: raise UserError(f"{path}: altered since it was written (checksum differs); make the shards again")
+
+def read_index(folder: Path) -> dict:
+    "The index of a folder of shards; raises `UserError`."
+    if not (folder/"index.json").exists(): raise UserError(f"{folder}: no index.json here, so no finished shards; make them with build_shards or make_tokenizer")
+    index = read_json(folder/"index.json")
+    try:
+        if np.dtype(index["dtype"]).kind == "u" and index["vocab_size"] and index["tokenizer_sha256"]:
+            if all({"tokens", "documents", "bytes", "sha256", "starts_sha256"} <= set(entry) for entry in index["sources"].values()): return index
+    except (KeyError, TypeError, AttributeError): pass
+    raise UserError(f"{folder/'index.json'}: not an index of shards; make the shards again")
+
+# %% ../nbs/00_data.ipynb #85a4e7f5
 class Shards:
     "Token shards on disk, verified; raises `UserError` naming the file that is wrong."
     def __init__(self, path: str | Path, # what `build_shards` wrote
                  tokenizer=None, # must be the one they were made with
                 ):
         self.path = resolve(path)
-        if not (self.path/"index.json").exists(): raise UserError(f"{self.path}: no index.json here, so no finished shards; make them with build_shards or make_tokenizer")
-        self.index = read_json(self.path/"index.json")
-        if not isinstance(self.index, dict) or not {"dtype", "vocab_size", "tokenizer_sha256", "sources"} <= set(self.index):
-            raise UserError(f"{self.path}/index.json: not an index of shards; make the shards again")
+        self.index = read_index(self.path)
         if tokenizer is not None and tokenizer.sha256 != self.index["tokenizer_sha256"]:
             raise UserError(f"{self.path}: made with another tokenizer ({self.index['tokenizer_sha256'][:12]}, given {tokenizer.sha256[:12]}); make the shards again")
-        for name in self.sources: self.verify(name)
+        itemsize = np.dtype(self.index["dtype"]).itemsize
+        for name, entry in self.index["sources"].items():
+            check_file(self.path/f"{name}.bin", entry["sha256"], entry["tokens"]*itemsize)
+            check_file(self.path/f"{name}.starts.npy", entry["starts_sha256"])
     @property
     def sources(self) -> list[str]:
         "Names of the sources."
         return list(self.index["sources"])
-    def verify(self, source: str):
-        "Compare the files of `source` with the index."
-        entry, itemsize = self.index["sources"][source], np.dtype(self.index["dtype"]).itemsize
-        for file, size, sha in ((f"{source}.bin", entry["tokens"]*itemsize, entry["sha256"]), (f"{source}.starts.npy", None, entry["starts_sha256"])):
-            path = self.path/file
-            if not path.exists(): raise UserError(f"{path}: missing, though the index lists it; make the shards again")
-            if size is not None and path.stat().st_size != size: raise UserError(f"{path}: {path.stat().st_size} bytes, the index says {size}; make the shards again")
-            if sha256_file(path) != sha: raise UserError(f"{path}: altered since it was written (checksum differs); make the shards again")
     def tokens(self, source: str) -> np.memmap: # (tokens,)
         "All tokens of a source, mapped and not read."
         return np.memmap(self.path/f"{source}.bin", self.index["dtype"], "r")
@@ -361,11 +383,14 @@ def clean_records(records, # dicts
     "Clean and judge a stream of records."
     from hebrewgpt_nb.data import clean_batch as work # a spawned process can import this one, not a notebook's
     waiting = deque()
-    for batch in batches(records, 500_000):
-        if pool: waiting.append(pool.submit(work, batch))
-        else: yield from work(batch)
-        if len(waiting) > 4: yield from waiting.popleft().result()
-    while waiting: yield from waiting.popleft().result()
+    try:
+        for batch in batches(records, 500_000):
+            if pool: waiting.append(pool.submit(work, batch))
+            else: yield from work(batch)
+            if len(waiting) > 4: yield from waiting.popleft().result()
+        while waiting: yield from waiting.popleft().result()
+    except BrokenProcessPool:
+        raise UserError("a cleaning process died: out of memory, or prepare_data was called in a script outside `if __name__ == '__main__':`") from None
 
 # %% ../nbs/00_data.ipynb #c3a83579
 def source_files(data: str | Path, # a file, a folder, or a folder with `pretrain/`
@@ -381,12 +406,15 @@ def is_valid(record_id: str, n: int, seed: int) -> bool:
     return n == 1 or int(hashlib.sha256(f"{seed}:{record_id}".encode()).hexdigest(), 16) % 100 == 0
 
 # %% ../nbs/00_data.ipynb #39e87e8e
+def new_counts() -> dict:
+    "What is counted of a source."
+    return dict(read=0, quarantined=Counter(), dropped=Counter(), **{role: Counter(documents=0, words=0, bytes=0) for role in ("train", "valid")})
+
 class Corpus:
     "Sorts cleaned records into files of a run, and counts."
     def __init__(self, run: Path, sources: dict, seed: int, pool=None):
         self.run, self.sources, self.seed, self.pool, self.seen, self.writers, self.quarantine = run, sources, seed, pool, {}, {}, Quarantine()
-        self.open = contextlib.ExitStack()
-        self.report = {s: dict(read=0, quarantined={}, dropped=Counter(), **{r: Counter(documents=0, words=0, bytes=0) for r in ("train", "valid")}) for s in sources}
+        self.open, self.report = contextlib.ExitStack(), {s: new_counts() for s in sources}
     def add_files(self, source: str, role: str):
         "Clean the files of one source and role."
         for record, reason, key in clean_records(read_records(self.sources[source][role], self.quarantine), self.pool):
@@ -402,23 +430,25 @@ class Corpus:
         if (source, role) not in self.writers: self.writers[source, role] = self.open.enter_context(RecordWriter(self.run/f"{source}.{role}.jsonl.zst"))
         self.writers[source, role](record)
         counts[role].update(documents=1, words=len(record["text"].split()), bytes=len(record["text"].encode()))
-    def close(self) -> dict: # the report
-        "Count what was put aside, and write the report."
-        for q in self.quarantine:
-            entry = self.report[source_name(Path(q["file"]))]
-            entry["read"] += 1
-            entry["quarantined"][q["reason"]] = entry["quarantined"].get(q["reason"], 0) + 1
-        write_records(self.run/"quarantine.jsonl", self.quarantine)
-        write_json(self.run/"report.json", dict(sources=self.report, quarantine=self.quarantine))
-        return self.report
 
-# %% ../nbs/00_data.ipynb #26347dcb
+# %% ../nbs/00_data.ipynb #a81a307e
+def write_report(corpus: Corpus) -> dict: # source -> counts
+    "Count what was put aside, and write `report.json` and `quarantine.jsonl`."
+    for q in corpus.quarantine:
+        counts = corpus.report[source_name(Path(q["file"]))]
+        counts["read"] += 1
+        counts["quarantined"][q["reason"]] += 1
+    write_records(corpus.run/"quarantine.jsonl", corpus.quarantine)
+    write_json(corpus.run/"report.json", dict(sources=corpus.report, quarantine=corpus.quarantine))
+    return corpus.report
+
 def totals_of(report: dict) -> dict:
     "Sums over the sources of a report."
     kept = {f"{role}_{what}": sum(r[role][what] for r in report.values()) for role in ("train", "valid") for what in ("documents", "words", "bytes")}
     return dict(sources=len(report), read=sum(r["read"] for r in report.values()), quarantined=sum(sum(r["quarantined"].values()) for r in report.values()),
                 dropped=sum(sum(r["dropped"].values()) for r in report.values()), **kept)
 
+# %% ../nbs/00_data.ipynb #230a2b8a
 def forget(run: Path, # a run's folder
           ):
     "Remove the records that an earlier job left, so that no source of it survives."
@@ -427,6 +457,7 @@ def forget(run: Path, # a run's folder
         for role in ("train", "valid"): (run/f"{source}.{role}.jsonl.zst").unlink(missing_ok=True)
     (run/"report.json").unlink()
 
+# %% ../nbs/00_data.ipynb #7e509777
 @stage
 def prepare_data(run: str = "runs/nb/data", # where the cleaned records go
                  data: str = "", # a folder of records (or one file); empty: the sample
@@ -443,7 +474,7 @@ def prepare_data(run: str = "runs/nb/data", # where the cleaned records go
             for role, source in itertools.product(("valid", "train"), sources):
                 corpus.add_files(source, role)
                 tick(len(sources[source][role]), note=source)
-    totals = totals_of(corpus.close())
+            totals = totals_of(write_report(corpus)) # the report lists the files before they appear, so that `forget` finds them whenever the job is killed
     if not totals["train_documents"]: raise UserError(f"{data}: nothing is left to train on; of {totals['read']} records {totals['quarantined']} were unreadable and {totals['dropped']} dropped (see {folder}/report.json)")
     return totals
 

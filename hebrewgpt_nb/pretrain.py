@@ -137,18 +137,17 @@ def fit(model, # on its device
     run = resolve(run)
     run.mkdir(parents=True, exist_ok=True)
     path, log, mean = run/"checkpoint.pt", run/"metrics.jsonl", average_of(model) if average_from is not None else None
-    state = load_checkpoint(path, key) or dict(step=0, tokens=0, best=math.inf, best_weights=None, bad=0, log_bytes=0)
+    state = load_checkpoint(path, key) or dict(step=0, tokens=0, best=math.inf, best_weights=None, bad=0, stopped=False, log_bytes=0)
     if state["step"]:
         print(f"{what}: goes on from step {state['step']} of {run/'checkpoint.pt'}")
         restore(model, state["weights"]); opt.load_state_dict(state["opt"])
         if mean: mean.load_state_dict(state["mean"])
     best, best_weights, bad, tokens = state["best"], state["best_weights"], state["bad"], state["tokens"]
     log.touch(); os.truncate(log, state["log_bytes"])
-    stopped, step, net = False, state["step"], model.train()
+    stopped, step, net = state["stopped"], state["step"], model.train()
     with open(log, "a", encoding="utf8") as out, Progress(run, what, steps, state["step"]) as tick:
         def save():
-            out.flush()
-            save_checkpoint(path, key=json.dumps(key), step=step, tokens=tokens, weights=trainable(model), opt=opt.state_dict(), mean=mean.state_dict() if mean else None,
+            save_checkpoint(path, key=json.dumps(key), step=step, stopped=stopped, tokens=tokens, weights=trainable(model), opt=opt.state_dict(), mean=mean.state_dict() if mean else None,
                             best=best, best_weights=best_weights, bad=bad, log_bytes=log.stat().st_size)
         while step < steps and not stopped:
             begun = time.perf_counter()
@@ -167,9 +166,9 @@ def fit(model, # on its device
                 bad = 0 if row["score"] < best else bad + 1
                 if row["score"] < best: best, best_weights = row["score"], {n: p.detach().clone() for n, p in trainable(model).items()} if patience else None
                 stopped = bool(patience) and bad >= patience
-            out.write(json.dumps(row) + "\n")
+            out.write(json.dumps(row) + "\n"); out.flush()
             tick(note=f"loss {loss:.2f}" + (f", validation {best:.3f}" if best < math.inf else ""))
-            if save_every and step % save_every == 0: save()
+            if save_every and step % save_every == 0 or step == steps or stopped: save()
     if best_weights: restore(model, best_weights)
     net.eval()
     return dict(step=step, best=best, average=mean.module.state_dict() if mean and step > average_from else None, stopped=stopped)
