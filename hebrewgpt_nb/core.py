@@ -105,7 +105,7 @@ def check_parameters(namespace: dict, # `globals()` of the notebook
     known = {k: v for k, v in namespace["__annotations__"].items() if isinstance(v, type)}
     for source in namespace.get("In", []):
         if not source.startswith("# Parameters"): continue
-        given = [t.id for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
+        given = [n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
         unknown = [name for name in given if name not in known]
         if unknown: raise UserError(f"unknown parameter {', '.join(unknown)}: this notebook takes {', '.join(known)}")
     return {name: check_value(name, namespace[name], kind) for name, kind in known.items()}

@@ -96,8 +96,9 @@ def answer_choices(model, tok, questions: list[dict], # from `read_choices`
     for q in questions:
         prompt, answers = choice_prompt(tok, q), lettered(q["choices"])
         if len(prompt) + max(map(len, tok.encode(answers))) <= model.cfg.context:
-            readings = pick(choice_scores(model, tok, prompt, answers), "nats"), pick(choice_scores(model, tok, prompt, q["choices"]), "bits_per_byte")
-            done.append(dict(group=q["group"], chance=1 / len(answers)) | {r: int(i == q["answer_index"]) for r, i in zip(("answer", "text"), readings)})
+            scores, n = choice_scores(model, tok, prompt, answers + q["choices"]), len(answers)
+            right = [int(pick(*reading) == q["answer_index"]) for reading in ((scores[:n], "nats"), (scores[n:], "bits_per_byte"))]
+            done.append(dict(group=q["group"], chance=1 / n, answer=right[0], text=right[1]))
         tick(1)
     return done
 
@@ -309,7 +310,7 @@ def verdict(base: dict, instruct: dict) -> str: # ▲ better, ▼ worse, = no di
 
 def counted(*ns: dict) -> str:
     "What was counted, in words; twice where it differs."
-    return " / ".join(dict.fromkeys(", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in n.items()) for n in ns))
+    return " / ".join(dict.fromkeys(", ".join(f"{v:,} {(k if v != 1 else k.rstrip('s')).replace('_', ' ')}" for k, v in n.items()) for n in ns))
 
 def compare_table(base: dict, instruct: dict, # of `evaluate_bundle`
                  ) -> list[dict]: # figure, unit, base, base_error, instruct, instruct_error, better, n

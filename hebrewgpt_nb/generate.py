@@ -59,7 +59,8 @@ def sample(logits: torch.Tensor, # (B, V)
     "Draw a token for each row; temperature 0 takes the best."
     if temperature == 0: return logits.argmax(-1)
     p, order = candidates(logits, temperature, top_k, top_p)
-    return order.gather(-1, torch.multinomial(p, 1, generator=generator))[:, 0]
+    p = torch.zeros_like(logits, dtype=p.dtype).scatter(-1, order, p) # by id: two near-equal tokens may change places without another being drawn
+    return torch.multinomial(p, 1, generator=generator)[:, 0]
 
 # %% ../nbs/03_generate.ipynb #822fb3e4
 def penalize(logits: torch.Tensor, # (1, V)

@@ -167,6 +167,7 @@ def choice_scores(model: HebrewGPT, tok: Tokenizer,
                  ) -> list[Scores]: # one a choice: `-nats` is its log-likelihood, `-bits_per_byte` the same whatever its length
     "Score each of `choices` as what follows the prompt; the end of text is not scored."
     if not choices or not all(choices): raise UserError("choices is empty, or one of them is: give at least one choice of at least one character")
+    prompt_ids = list(prompt_ids)
     pieces = [(prompt_ids + ids[:-1], [-100] * (len(prompt_ids) - 1) + ids) for ids in tok.encode(choices)]
     longest = max(len(ids) for ids, _ in pieces)
     if longest > model.cfg.context: raise UserError(f"prompt and choice are {longest} tokens, the context is {model.cfg.context}: shorten the prompt")

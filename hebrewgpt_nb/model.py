@@ -34,11 +34,14 @@ class ModelConfig:
     conv: int = 4 # taps
     chunk: int = 256 # positions a chunk of the scan: changes the speed, not the result
     def __post_init__(self):
-        if self.heads * self.head_dim != self.width: raise UserError(f"heads {self.heads} of head_dim {self.head_dim} do not make width {self.width}")
-        if self.expand * self.width % self.mamba_head: raise UserError(f"mamba_head {self.mamba_head} does not divide expand*width {self.expand*self.width}")
+        sizes = {k: v for k, v in asdict(self).items() if type(v) is int}
+        for name, size in sizes.items():
+            if size < 1: raise UserError(f"{name} is {size}: every size of a model is 1 or more")
         if not self.pattern or set(self.pattern) - set("AM"): raise UserError(f"pattern is {self.pattern!r}: write it with the letters A and M")
+        if self.heads * self.head_dim != self.width: raise UserError(f"heads {self.heads} of head_dim {self.head_dim} do not make width {self.width}")
         if self.head_dim % 2: raise UserError(f"head_dim is {self.head_dim}: rotary positions need an even number")
-        if min(self.vocab_size, self.width, self.depth, self.hidden, self.context, self.state, self.conv, self.chunk) < 1: raise UserError("every size of a model is 1 or more")
+        if "M" in self.pattern and self.inner % self.mamba_head: raise UserError(f"mamba_head {self.mamba_head} does not divide expand*width {self.inner}")
+        if not 0 <= self.dropout < 1: raise UserError(f"dropout is {self.dropout}: give 0 or more, below 1")
     @property
     def blocks(self) -> str: # `depth` letters
         "The kind of each block, first to last."
@@ -146,19 +149,21 @@ def ssd(x: torch.Tensor, # (b, T, H, P) values
     pad = -T % Q
     if pad: # a step of size 0 neither fades nor writes
         x, dt, B, C = (F.pad(t, [0, 0] * (t.dim() - 2) + [0, pad]) for t in (x, dt, B, C))
-        docs = docs if docs is None else F.pad(docs, [0, pad], mode="replicate")
+        docs = docs if docs is None else torch.cat([docs, docs[:, -1:].expand(-1, pad)], 1)
     n = (T + pad) // Q # chunks
-    total = (dt * A).view(b, n, Q, H).cumsum(2).transpose(2, 3) # (b, n, H, Q) log of the fading since the chunk began
+    fade = (dt * A).view(b, n, Q, H) # log of each step's fading
     x = (x * dt[..., None]).view(b, n, Q, H, P)
     B, C = B.view(b, n, Q, N), C.view(b, n, Q, N)
-    ones = torch.ones(Q, Q, dtype=torch.bool, device=x.device)
-    see = ones.tril().expand(b, n, 1, Q, Q)
-    to_end, from_start = total[..., -1:] - total, total # log fading: token -> end of chunk, start of chunk -> token
-    through = total[..., -1] # (b, n, H) log fading of a whole chunk
+    see = torch.ones(Q, Q, dtype=torch.bool, device=x.device).tril().expand(b, n, 1, Q, Q)
     if docs is not None:
         d = docs.view(b, n, 1, Q)
         before = torch.cat([d[:, :1, :, 0], d[:, :-1, :, -1]], 1)[..., None] # document that ran when the chunk began
         see = see & (d[..., :, None] == d[..., None, :])
+    # log fading since the chunk or the document began; a running sum over all documents would let one round another
+    total = (fade.cumsum(2) if docs is None else see[:, :, 0].to(fade.dtype) @ fade).mT # (b, n, H, Q)
+    to_end, from_start = total[..., -1:] - total, total # log fading: token -> end of chunk, start of chunk -> token
+    through = total[..., -1] # (b, n, H) log fading of a whole chunk
+    if docs is not None:
         to_end = to_end.masked_fill(d != d[..., -1:], -math.inf)
         from_start = from_start.masked_fill(d != before, -math.inf)
         through = through.masked_fill(d[..., -1] != before[..., 0], -math.inf)

@@ -12,13 +12,13 @@ from pathlib import Path
 from statistics import median
 import torch
 from peft import LoraConfig, get_peft_model
-from .bundle import load_bundle, save_bundle
+from .bundle import load_bundle, pick_device, save_bundle
 from .core import UserError, cli, read_jsonl, resolve, sample_dir, stage, write_atomic
-from .data import Quarantine, parse_object, read_lines, record_files, write_records
+from .data import Quarantine, parse_object, put_aside, read_lines, record_files, write_records
 from .metrics import pack_rows, row_batch, score_answers
 from .model import HebrewGPT
 from .optim import MuonAdamW, schedule
-from .pretrain import Batch, fit, pick_device, pretrain, trainable
+from .pretrain import Batch, fit, pretrain, trainable
 from .tokenizer import Tokenizer, encode_prompt
 
 # %% ../nbs/05_sft.ipynb #473312cd
@@ -40,7 +40,7 @@ def read_examples(paths, # a file, a folder, or a list of them
     for path in record_files(paths):
         for n, raw in enumerate(read_lines(path), 1):
             e = parse_example(raw)
-            if isinstance(e, str): quarantine.add(path, n, e, raw)
+            if isinstance(e, str): put_aside(quarantine, path, n, e, raw)
             else: examples.append(e | {"task": e["task"] or path.name.split(".")[0]})
     if not examples: raise UserError(f"{paths}: no example is left ({quarantine.counts}); a line holds instruction, input, output")
     return examples

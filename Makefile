@@ -1,0 +1,44 @@
+# make demo · test · lab · app.   DATA=folder uses other data than the sample (see README.md).
+PYTHON ?= python3
+DATA ?= $(HEBREWGPT_DATA)
+BIN := .venv/bin
+READY := .venv/ready
+export GRADIO_ANALYTICS_ENABLED = False
+export HF_HUB_OFFLINE = 1
+
+.PHONY: demo test check lab app readme clean
+.DELETE_ON_ERROR:
+
+# The environment: torch first and pinned, because an unpinned one brings gigabytes of another build.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/python -m hebrewgpt_nb.jobs $(if $(DATA),--chain jobs/demo-data.yaml --run runs/demo-data --data $(DATA),--chain jobs/demo.yaml --run runs/demo)
+
+# Notebooks run in parallel, each on one thread, and so do the tests.
+test: $(READY) check
+	OMP_NUM_THREADS=1 HEBREWGPT_QUIET=1 $(BIN)/nbdev_test --n_workers 2 --do_print
+	OMP_NUM_THREADS=1 HEBREWGPT_QUIET=1 $(BIN)/python -m pytest -q -m "not slow" $(PYTEST)
+
+# The library and README.md are in step with the notebooks, and the notebooks are clean.
+check: $(READY)
+	$(BIN)/python tests/in_step.py
+
+readme: $(READY)
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	$(BIN)/python tests/in_step.py --write
+
+lab: $(READY)
+	$(BIN)/jupyter lab --notebook-dir=nbs
+
+app: $(READY)
+	$(BIN)/python apps/app.py
+
+clean:
+	rm -rf .venv runs build dist

@@ -1,0 +1,83 @@
+"""Parameters, stages and commands: what a person meets who gives something wrong."""
+import json, os, subprocess, sys
+from pathlib import Path
+import pytest
+from hebrewgpt_nb.core import UserError, check_parameters, check_value, stage, stage_key, stamp_of, write_atomic
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*args, **kw): return subprocess.run([sys.executable, *args], capture_output=True, text=True, cwd=ROOT, **kw)
+
+
+def test_import_loads_neither_torch_nor_transformers():
+    code = "import sys, hebrewgpt_nb, hebrewgpt_nb.core, hebrewgpt_nb.data, hebrewgpt_nb.tokenizer; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    assert run("-c", code).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module, args, message", [
+    ("pretrain", ["--preset", "mega"], "preset is 'mega': choose one of tiny"),
+    ("pretrain", ["--steps", "-5"], "steps is -5: give a number above 0"),
+    ("pretrain", ["--tokenizer", "runs/nowhere/tokenizer.model"], "no such file or folder"),
+    ("pretrain", ["--device", "cuda"] if not __import__("torch").cuda.is_available() else ["--device", "tpu"], "device is"),
+    ("pretrain", ["--schedule_of", "x"], "unrecognized arguments: --schedule_of"),
+    ("sft", ["--base", "runs/nowhere"], "base is runs/nowhere: no such file or folder"),
+    ("sft", ["--rank", "0"], "rank is 0: give a number above 0"),
+    ("evaluate", ["--bundle", "runs/nowhere"], "no such file or folder"),
+    ("data", ["--data", "runs/nowhere"], "no such file or folder"),
+    ("tokenizer", ["--vocab_size", "0"], "vocab_size is 0"),
+    ("jobs", ["--chain", "jobs/nowhere.yaml"], "no such file"),
+    ("jobs", ["--data", "/nowhere"], "no such file or folder"),
+])
+def test_a_wrong_parameter_is_one_clear_line(module, args, message, tmp_path):
+    done = run("-m", f"hebrewgpt_nb.{module}", "--run", str(tmp_path/"run"), *args)
+    assert done.returncode == 2
+    assert message in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not [p for p in (tmp_path/"run").rglob("*") if p.is_file()] # no work was done
+
+
+def test_papermill_refuses_an_unknown_parameter(tmp_path):
+    done = run("-m", "papermill", "nbs/04_pretrain.ipynb", str(tmp_path/"out.ipynb"), "-p", "stepz", "3", "-p", "run", str(tmp_path/"run"), timeout=300)
+    assert done.returncode != 0
+    assert "unknown parameter stepz: this notebook takes run, data" in done.stderr
+    assert not (tmp_path/"run").exists()
+
+
+@pytest.mark.parametrize("source", ["# Parameters\nstepz = 3\n", "# Parameters\nsteps = 3\nlrr: float = 2.0\n", "# Parameters\na = b = 3\n"])
+def test_unknown_names_are_found_in_the_injected_cell(source):
+    with pytest.raises(UserError, match="unknown parameter"):
+        check_parameters({"__annotations__": {"steps": int}, "steps": 3, "In": ["import x", source]})
+
+
+@pytest.mark.parametrize("name, value, kind", [("steps", True, int), ("steps", 2.5, int), ("lr", float("nan"), float), ("lr", float("inf"), float),
+                                               ("seed", -1, int), ("dtype", "fp8", str), ("run", "", str), ("steps", "3", int)])
+def test_impossible_values(name, value, kind):
+    with pytest.raises(UserError, match=name): check_value(name, value, kind)
+
+
+def test_a_stage_that_fails_leaves_no_stamp(tmp_path):
+    @stage
+    def work(run: str = "x", # where
+             seed: int = 0, # how
+            ) -> dict:
+        "Fail for seed 1."
+        if seed: raise RuntimeError("no")
+        return {"ok": 1}
+    work(run=str(tmp_path))
+    with pytest.raises(RuntimeError): work(run=str(tmp_path), seed=1)
+    assert stamp_of(tmp_path) is None
+
+
+def test_a_changed_input_is_seen(tmp_path):
+    @stage
+    def work(run: str = "x", # where
+             data: str = "", # what
+            ) -> dict:
+        "Read data."
+        return {"n": len(Path(data).read_text())}
+    source = write_atomic(tmp_path/"a.txt", "שלום")
+    assert work(run=str(tmp_path/"r"), data=str(source)) == {"n": 4}
+    write_atomic(source, "שלום רב")
+    assert work(run=str(tmp_path/"r"), data=str(source)) == {"n": 7}
+    assert set(stage_key(work, dict(data=str(source)))) == {"run", "data", "data@"}

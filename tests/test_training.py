@@ -1,0 +1,177 @@
+"""The training loop and instruction tuning: killed and resumed, refused, merged."""
+import json, math, os, signal, subprocess, sys, time
+from pathlib import Path
+import numpy as np, pytest, torch
+from safetensors.torch import load_file
+from hebrewgpt_nb.bundle import load_bundle
+from hebrewgpt_nb.core import UserError, read_json, read_jsonl
+from hebrewgpt_nb.metrics import score_answers, score_texts
+from hebrewgpt_nb.model import HebrewGPT, get_preset
+from hebrewgpt_nb.optim import MuonAdamW
+from hebrewgpt_nb.pretrain import fit, load_checkpoint, make_batch, pretrain
+from hebrewgpt_nb.sft import TARGETS, add_lora, read_examples, sft, split_examples, curriculum
+from hebrewgpt_nb.data import Quarantine
+from hebrewgpt_nb.tokenizer import Tokenizer, make_tokenizer
+
+ROOT = Path(__file__).parent.parent
+SMALL = dict(steps=24, batch_tokens=512, context=64, save_every=4, eval_every=8)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "A tokenizer with its shards, and a base model."
+    folder = tmp_path_factory.mktemp("made")
+    make_tokenizer(run=str(folder/"tokenizer"), vocab_size=700)
+    given = dict(data=str(folder/"tokenizer"/"data"), tokenizer=str(folder/"tokenizer"/"tokenizer.model"))
+    pretrain(run=str(folder/"base"), **given, **SMALL)
+    return folder, given
+
+
+def command(module, **params):
+    return [sys.executable, "-m", f"hebrewgpt_nb.{module}", *[x for k, v in params.items() for x in (f"--{k}", str(v))]]
+
+
+def kill_at(run, log, step, args):
+    "Start a job and kill -9 it once it has logged `step` steps."
+    job = subprocess.Popen(args, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while job.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < step): time.sleep(.02)
+    assert job.poll() is None, "the job ended before it could be killed"
+    job.kill(); job.wait()
+
+
+def same_bundle(a, b):
+    a, b = load_file(a/"bundle"/"model.safetensors"), load_file(b/"bundle"/"model.safetensors")
+    assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_a_killed_pretraining_resumes_to_the_same_bits(made, tmp_path):
+    folder, given = made
+    for at in (3, 14, 23): kill_at(tmp_path/"run", tmp_path/"run"/"metrics.jsonl", at, command("pretrain", run=tmp_path/"run", **given, **SMALL))
+    done = subprocess.run(command("pretrain", run=tmp_path/"run", **given, **SMALL), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "goes on from step" in done.stdout
+    same_bundle(folder/"base", tmp_path/"run")
+    losses = [[r["loss"] for r in read_jsonl(d/"metrics.jsonl")] for d in (folder/"base", tmp_path/"run")]
+    assert losses[0] == losses[1] and len(losses[0]) == SMALL["steps"]
+
+
+def test_a_killed_tuning_resumes_to_the_same_bits(made, tmp_path):
+    folder, _ = made
+    small = dict(base=str(folder/"base"), steps=8, batch_tokens=256, context=128, eval_every=4, save_every=2, rank=4)
+    sft(run=str(tmp_path/"straight"), **small)
+    kill_at(tmp_path/"run", tmp_path/"run"/"phase1"/"metrics.jsonl", 5, command("sft", run=tmp_path/"run", **small))
+    kill_at(tmp_path/"run", tmp_path/"run"/"phase2"/"metrics.jsonl", 3, command("sft", run=tmp_path/"run", **small))
+    subprocess.run(command("sft", run=tmp_path/"run", **small), cwd=ROOT, check=True, capture_output=True)
+    same_bundle(tmp_path/"straight", tmp_path/"run")
+    phases = [r["phase"] for r in read_jsonl(tmp_path/"run"/"metrics.jsonl")]
+    assert phases == sorted(phases) and set(phases) == {1, 2}
+
+
+def test_a_checkpoint_of_another_run_is_refused(made, tmp_path):
+    folder, given = made
+    kill_at(tmp_path/"run", tmp_path/"run"/"metrics.jsonl", 10, command("pretrain", run=tmp_path/"run", **given, **SMALL))
+    with pytest.raises(UserError, match="lr was 0.03, is 0.01"): pretrain(run=str(tmp_path/"run"), **given, **SMALL, lr=.01)
+
+
+def test_a_torn_checkpoint_is_named(tmp_path):
+    path = tmp_path/"checkpoint.pt"
+    path.write_bytes(b"half")
+    with pytest.raises(UserError, match="checkpoint.pt: cannot be read"): load_checkpoint(path, {})
+
+
+def test_shards_of_another_tokenizer_are_refused(made, tmp_path):
+    folder, given = made
+    make_tokenizer(run=str(tmp_path/"other"), data=given["data"], vocab_size=650)
+    with pytest.raises(UserError, match="okenizer"):
+        pretrain(run=str(tmp_path/"run"), data=given["data"], tokenizer=str(tmp_path/"other"/"tokenizer.model"), shards=str(folder/"tokenizer"/"shards"), **SMALL)
+
+
+def test_validation_bits_per_byte_are_those_of_the_bundle(made):
+    folder, given = made
+    model, tok = load_bundle(folder/"base")
+    report = read_json(folder/"base"/"done.json")["result"]
+    from hebrewgpt_nb.pretrain import valid_texts
+    texts = valid_texts(given["data"])["news"]
+    assert math.isclose(score_texts(model, tok, texts, context=64).bits_per_byte, report["bpb"]["news"], rel_tol=1e-6)
+    assert 1 < report["bpb"]["macro"] < 4
+
+
+def test_one_document_is_learnt_by_heart():
+    "A wiring test: it fails if loss, targets or schedule are wrong."
+    torch.manual_seed(0)
+    model, row = HebrewGPT(get_preset("tiny", vocab_size=300)), np.random.default_rng(0).integers(4, 300, (1, 65))
+    import tempfile
+    with tempfile.TemporaryDirectory() as d:
+        fit(model, MuonAdamW(model, .02, .01), lambda step: [make_batch(row, 2)], d, {}, 120, lambda s: 1.)
+        assert read_jsonl(f"{d}/metrics.jsonl")[-1]["loss"] < .02
+
+
+@pytest.mark.parametrize("bad", [0, 17])
+def test_nan_stops_with_its_step(bad, tmp_path):
+    model = HebrewGPT(get_preset("tiny", vocab_size=300))
+    row = np.random.default_rng(0).integers(4, 300, (1, 33))
+    def batch_at(step):
+        if step == bad: model.ln_f.weight.data[0] = math.nan
+        return [make_batch(row, 2)]
+    with pytest.raises(UserError, match=f"the loss of step {bad} is nan"):
+        fit(model, MuonAdamW(model, .02, .01), batch_at, tmp_path, {}, 30, lambda s: 1., save_every=5)
+    if bad: assert load_checkpoint(tmp_path/"checkpoint.pt", {})["step"] == 15
+
+
+def test_early_stopping_keeps_the_best(tmp_path):
+    model = HebrewGPT(get_preset("tiny", vocab_size=300))
+    row, scores = np.random.default_rng(0).integers(4, 300, (1, 33)), iter([3., 2., 2.5, 2.6, 9., 9.])
+    kept = []
+    def evaluate(net):
+        kept.append(net.tok_emb.weight.detach().clone())
+        return dict(score=next(scores))
+    result = fit(model, MuonAdamW(model, .02, .01), lambda s: [make_batch(row, 2)], tmp_path, {}, 30, lambda s: 1., evaluate, eval_every=1, patience=2)
+    assert result["stopped"] and result["step"] == 4 and result["best"] == 2.
+    assert torch.equal(model.tok_emb.weight, kept[1])
+
+
+def test_lora_trains_the_targets_and_nothing_else(made):
+    folder, _ = made
+    base = load_file(folder/"base"/"bundle"/"model.safetensors")
+    model, tok = load_bundle(folder/"base")
+    adapted = add_lora(model, rank=4)
+    names = {n for n, p in adapted.named_parameters() if p.requires_grad}
+    assert names and all(any(f".{t}.lora_" in n for t in TARGETS) for n in names)
+    opt = MuonAdamW(adapted.base_model.model, .01, .01)
+    adapted.base_model.model(torch.tensor([[2, 50, 60]])).logsumexp(-1).sum().backward(); opt.step()
+    opt.zero_grad(); adapted.base_model.model(torch.tensor([[2, 50, 60]])).logsumexp(-1).sum().backward(); opt.step()
+    merged = adapted.merge_and_unload().state_dict()
+    changed = {n for n in base if not torch.equal(base[n], merged[n])}
+    assert {n.split(".")[-2] for n in changed} == set(TARGETS)
+
+
+def test_a_target_that_matches_nothing_is_an_error(monkeypatch):
+    import hebrewgpt_nb.sft as m
+    monkeypatch.setattr(m, "TARGETS", ["qkv", "proj", "gate", "up", "dwon"])
+    with pytest.raises(UserError, match="LoRA matched"): m.add_lora(HebrewGPT(get_preset("tiny")), 4)
+
+
+def test_bad_examples_are_counted_with_their_place(tmp_path):
+    good = json.dumps(dict(instruction="מה השעה?", output="שתיים."), ensure_ascii=False).encode()
+    path = tmp_path/"phase1.jsonl"
+    path.write_bytes(b"\n".join([good, b"\xff\xfe", b"{", b"[]", b'{"instruction": "x"}', b'{"instruction": 3, "output": "y"}', good]) + b"\n")
+    aside = Quarantine()
+    assert len(read_examples(path, aside)) == 2
+    assert [q["line"] for q in aside] == [2, 3, 4, 5, 6]
+    path.write_bytes(b"{}\n")
+    with pytest.raises(UserError, match="no example is left"): read_examples(path, Quarantine())
+
+
+def test_what_is_asked_about_stays_on_one_side():
+    examples = [dict(instruction=i, input=f"קטע {n}", output="כן", task="qa") for n in range(80) for i in ("שאל", "סכם")]
+    parts = split_examples(examples)
+    sides = {}
+    for name, part in parts.items():
+        for e in part: sides.setdefault(e["input"], set()).add(name)
+    assert all(len(s) == 1 for s in sides.values()) and sum(map(len, parts.values())) == 160
+
+
+def test_tasks_without_names_are_ordered_by_their_answers(tmp_path):
+    for task, output in (("niqqud", "שלום"), ("translation", "זה משפט ארוך למדי בעברית")):
+        (tmp_path/f"{task}.jsonl").write_text("".join(json.dumps(dict(instruction=f"{task} {i}", output=output)) + "\n" for i in range(3)))
+    phases = curriculum(str(tmp_path), "", "", Quarantine())
+    assert [{e["task"] for e in p} for p in phases] == [{"niqqud"}, {"translation"}]
