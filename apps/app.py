@@ -14,7 +14,9 @@ EXAMPLES = ["איך מכינים סלט ירקות ישראלי?", "תן לי ש
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 HEAD = "<script>Object.assign(document.documentElement, {dir: 'rtl', lang: 'he'})</script>"
 CSS = """.gradio-container .block:not(#chat), .gradio-container .block:not(#chat) [dir=ltr] { direction: rtl }
-.gradio-container input[type=number] { direction: ltr; text-align: center }
+.gradio-container .block .slider_input_container, .gradio-container input[type=number] { direction: ltr }
+.gradio-container .block > .label svg { margin-inline-end: 6px }
+#chat .message { direction: rtl }
 #chat .message-content { white-space: pre-wrap; overflow-wrap: anywhere }
 #chat .icon-button-wrapper { display: none }
 footer { display: none !important }"""
@@ -49,8 +51,9 @@ class Bot:
         "What the question's box holds, and the conversation so far; each question is answered by itself."
         refused = self.refusal(message, "")
         shown = message if len(message) < 150 or not refused else message[:150] + "…"
-        history = history[2 - MAX_MESSAGES:] + [bubble("user", shown)]
-        for text in self.answer(message, "", *settings): yield (message if refused else ""), history + [bubble("assistant", text)]
+        box, history = message if refused else "", history[2 - MAX_MESSAGES:] + [bubble("user", shown)]
+        yield box, history
+        for text in self.answer(message, "", *settings): yield box, history + [bubble("assistant", text)]
 
     def facts(self) -> str:
         "The model in numbers."
@@ -68,9 +71,9 @@ def build_app(base: str, instruct: str) -> gr.Blocks: # two bundles, or runs tha
     base, instruct = Bot(base), Bot(instruct)
     alone = dict(concurrency_limit=1, api_visibility="private") # one answer at a time from each model
     with gr.Blocks(title="HebrewGPT", analytics_enabled=False) as app:
-        gr.Markdown(f"# HebrewGPT\nמודל שפה עברי קטן, שאומן כולו במחברות של הפרויקט. הוא טועה ואף ממציא: אל תסמכו על תשובותיו.\n\n**מודל ההוראות:** {instruct.facts()}  \n**מודל הבסיס:** {base.facts()}", rtl=True)
-        settings = [gr.Slider(0, 2, SAMPLING["temperature"], step=.05, label="טמפרטורה", info="0: תמיד האסימון הסביר ביותר", render=False),
-                    gr.Slider(.05, 1, SAMPLING["top_p"], step=.05, label="top-p", info="החלק מן ההסתברות שממנו בוחרים", render=False),
+        gr.Markdown(f"# HebrewGPT\nמודל שפה עברי, שאומן כולו במחברות של הפרויקט. הוא טועה ואף ממציא: אל תסמכו על תשובותיו.\n\n**מודל ההוראות:** {instruct.facts()}  \n**מודל הבסיס:** {base.facts()}", rtl=True)
+        settings = [gr.Slider(0, 2, SAMPLING["temperature"], step=.05, label="טמפרטורה", info="0: תמיד הסביר ביותר", render=False),
+                    gr.Slider(.05, 1, SAMPLING["top_p"], step=.05, label="top-p", info="מכמה מן ההסתברות בוחרים", render=False),
                     gr.Slider(1, MAX_NEW, SAMPLING["max_new_tokens"], step=1, label="אורך מרבי", info="באסימונים", render=False),
                     gr.Number(0, label="זרע", info="אותו זרע, אותה תשובה", precision=0, minimum=0, maximum=2**31 - 1, render=False)]
         with gr.Tab("שיחה"):
@@ -82,7 +85,7 @@ def build_app(base: str, instruct: str) -> gr.Blocks: # two bundles, or runs tha
             gr.Examples(EXAMPLES, message, label="שאלות לדוגמה")
             talk = gr.on([send.click, message.submit], instruct.chat, [message, chatbot, *settings], [message, chatbot], concurrency_id="instruct", show_progress="hidden", **alone)
             stop.click(None, cancels=[talk])
-            clear.click(lambda: [], None, chatbot, cancels=[talk], queue=False, api_visibility="private")
+            clear.click(None, cancels=[talk]).then(lambda: [], None, chatbot, queue=False, api_visibility="private")
         with gr.Tab("בסיס מול הוראות"):
             gr.Markdown("שני המודלים מקבלים אותה בקשה באותן הגדרות: מודל הבסיס למד רק להמשיך טקסט, ומודל ההוראות למד גם לענות.", rtl=True)
             instruction = gr.Textbox(EXAMPLES[0], label="הוראה", placeholder="מה לעשות?", rtl=True, lines=1, max_lines=6, elem_id="instruction")
@@ -90,7 +93,7 @@ def build_app(base: str, instruct: str) -> gr.Blocks: # two bundles, or runs tha
             with gr.Row():
                 compare, halt = gr.Button("השוואה", variant="primary", min_width=80), gr.Button("עצירה", min_width=80)
             with gr.Row():
-                columns = [gr.Textbox(label=label, rtl=True, lines=8, max_lines=20, interactive=False, elem_id=name) for label, name in (("מודל הבסיס", "base"), ("מודל ההוראות", "instruct"))]
+                columns = [gr.Textbox(label=label, rtl=True, lines=8, max_lines=20, min_width=260, interactive=False, elem_id=name) for label, name in (("מודל הבסיס", "base"), ("מודל ההוראות", "instruct"))]
             runs = [gr.on([compare.click, instruction.submit], bot.answer, [instruction, given, *settings], column, concurrency_id=column.elem_id, show_progress="hidden", **alone)
                     for bot, column in zip((base, instruct), columns)]
             halt.click(None, cancels=runs)

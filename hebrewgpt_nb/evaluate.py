@@ -7,8 +7,8 @@ __all__ = ['LETTERS', 'CHOICE_INSTRUCTION', 'HEADING', 'HEADLINES', 'standard_er
            'read_checked', 'read_choices', 'lettered', 'choice_prompt', 'pick', 'answer_choices', 'choice_accuracy',
            'Written', 'write', 'is_hebrew', 'format_fault', 'spread', 'find_choices', 'Inputs', 'read_inputs',
            'find_test', 'figure', 'text_figures', 'answer_figures', 'choice_figures', 'openings', 'repetition',
-           'writing_figures', 'work', 'measure', 'evaluate_bundle', 'pick_device', 'verdict', 'counted',
-           'compare_table', 'number', 'format_table', 'exchanges', 'evaluate', 'report_page']
+           'writing_figures', 'work', 'measure', 'evaluate_bundle', 'verdict', 'counted', 'compare_table', 'number',
+           'format_table', 'exchanges', 'report_page', 'evaluate']
 
 # %% ../nbs/06_eval.ipynb #ddaf046c
 import itertools, math, re, warnings
@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-from .bundle import SAMPLING, find_bundle, load_bundle
+from .bundle import SAMPLING, find_bundle, load_bundle, pick_device
 from .core import Progress, UserError, cli, read_json, resolve, sample_dir, stage, write_atomic, write_json
 from .data import HEBREW, Quarantine, clean_text, letters_of, parse_object, put_aside, read_lines, read_records, source_files
 from .generate import TextStream, decode_loop, sample
@@ -166,6 +166,7 @@ def find_choices(choices: str) -> Path:
     if len(files) != 1: raise UserError(f"{here}: holds {len(files)} files named *choice*.jsonl: give the file itself")
     return files[0]
 
+# %% ../nbs/06_eval.ipynb #c7b01910
 @dataclass(frozen=True)
 class Inputs:
     "What both models are measured on."
@@ -218,6 +219,7 @@ def text_figures(model, tok, texts: dict[str, list[str]], # by source
         figures[f"top-{k}"] = figure(share, "share of tokens", "higher", n, math.sqrt(share * (1 - share) / total.tokens))
     return figures
 
+# %% ../nbs/06_eval.ipynb #4a0dbfff
 def answer_figures(model, tok, examples: list[dict], context: int, tick=lambda n: None) -> dict: # name -> figure
     "How well a model predicts right answers, given their prompts."
     scores = score_answers(model, tok, examples, context=context, progress=tick)
@@ -249,6 +251,7 @@ def repetition(texts: list[str]) -> dict: # a figure
     rates = [repetition_rate(t) for t in texts]
     return figure(sum(rates) / len(rates), "share of 4-grams of words", "lower", dict(texts=len(rates)), standard_error(rates))
 
+# %% ../nbs/06_eval.ipynb #96721565
 def writing_figures(model, tok, inputs: Inputs, generations: int, max_new_tokens: int, seed: int, tick=lambda n: None) -> tuple[dict, list]: # figures; answers
     "Write continuations and answers, and count what can be counted."
     continuations, answers = [], []
@@ -295,11 +298,6 @@ def evaluate_bundle(bundle: str | Path, # or a run that holds one
     "Measure one bundle; raises `UserError` for anything missing or torn."
     return measure(*load_bundle(bundle, pick_device(device)), read_inputs(data, examples, choices, limit), 0, generations, max_new_tokens, seed)
 
-def pick_device(device: str) -> str: # cpu or cuda
-    "`auto` is CUDA where there is one."
-    if device == "cuda" and not torch.cuda.is_available(): raise UserError("device is cuda: no CUDA device is here; use auto or cpu")
-    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-
 # %% ../nbs/06_eval.ipynb #72b04325
 def verdict(base: dict, instruct: dict) -> str: # ▲ better, ▼ worse, = no difference to speak of, ? not comparable
     "What the instructed model's figure is to the base's."
@@ -312,6 +310,7 @@ def counted(*ns: dict) -> str:
     "What was counted, in words; twice where it differs."
     return " / ".join(dict.fromkeys(", ".join(f"{v:,} {(k if v != 1 else k.rstrip('s')).replace('_', ' ')}" for k, v in n.items()) for n in ns))
 
+# %% ../nbs/06_eval.ipynb #b08dcca3
 def compare_table(base: dict, instruct: dict, # of `evaluate_bundle`
                  ) -> list[dict]: # figure, unit, base, base_error, instruct, instruct_error, better, n
     "Two reports, figure by figure; raises `UserError` if they are not of the same inputs."
@@ -341,6 +340,16 @@ def exchanges(base: dict, instruct: dict, n: int=10) -> list[dict]: # instructio
     pairs = spread(list(zip(base["answers"], instruct["answers"])), n)
     return [dict(instruction=a["instruction"], input=a["input"], reference=a["output"], base=a["text"], instruct=b["text"]) for a, b in pairs]
 
+def report_page(rows: list[dict], reports: dict) -> str:
+    "The table as Markdown, with what a reader must know beside it."
+    faults = [f"- {name}: {', '.join(f'{n} {fault}' for fault, n in r['faults'].items()) or 'none'}" for name, r in reports.items()]
+    notes = ["Better (▲), worse (▼), within two standard errors (=), not comparable (?). Choices are scored by likelihood, not parsed from free text; the headline is letter and text together.",
+             f"Windows of {reports['base']['context']} tokens. Answers that do not keep the form:\n" + "\n".join(faults)]
+    bad = reports["base"]["bad_lines"]
+    if bad: notes.append(f"Lines put aside: {', '.join(f'{n} {reason}' for reason, n in bad.items())}.")
+    return "\n\n".join(["# Base and instruct", format_table(rows), *notes]) + "\n"
+
+# %% ../nbs/06_eval.ipynb #e31eb56d
 HEADLINES = ("bits per byte", "perplexity", "answers: perplexity", "repetition", "format kept", "choices")
 
 @stage
@@ -369,15 +378,6 @@ def evaluate(run: str = "runs/nb/eval", # where to write: report.json, report.md
     write_json(folder/"exchanges.json", exchanges(**reports))
     write_atomic(folder/"report.md", report_page(rows, reports))
     return {r["figure"]: {k: r[k] for k in ("base", "instruct", "better")} for r in rows if r["figure"] in HEADLINES}
-
-def report_page(rows: list[dict], reports: dict) -> str:
-    "The table as Markdown, with what a reader must know beside it."
-    faults = [f"- {name}: {', '.join(f'{n} {fault}' for fault, n in r['faults'].items()) or 'none'}" for name, r in reports.items()]
-    notes = ["Better (▲), worse (▼), within two standard errors (=), not comparable (?). Choices are scored by likelihood, not parsed from free text; the headline is letter and text together.",
-             f"Windows of {reports['base']['context']} tokens. Answers that do not keep the form:\n" + "\n".join(faults)]
-    bad = reports["base"]["bad_lines"]
-    if bad: notes.append(f"Lines put aside: {', '.join(f'{n} {reason}' for reason, n in bad.items())}.")
-    return "\n\n".join(["# Base and instruct", format_table(rows), *notes]) + "\n"
 
 # %% ../nbs/06_eval.ipynb #4e2a143b
 if __name__ == "__main__" and "__file__" in globals(): cli(evaluate)

@@ -40,17 +40,17 @@ def read_chain(path: str | Path, # a YAML file: notebook -> parameters
 
 # %% ../nbs/10_jobs.ipynb #9d5a1bd5
 def watch(run: Path, # of the stage
-          done: threading.Event, what: str):
+          done: threading.Event):
     "Show the stage's own progress until `done`."
-    bar, begun = None, time.time()
+    bar, shown, begun = None, None, time.time()
     while not done.wait(1):
         path = run/"progress.json"
         if not path.exists() or path.stat().st_mtime < begun: continue
         try: p = read_json(path)
         except UserError: continue # read while it was being written
-        if bar is None or bar.desc != f"  {p['what']}: ":
+        if p["what"] != shown:
             if bar is not None: bar.close()
-            bar = tqdm(total=p["total"], desc=f"  {p['what']}", mininterval=0 if sys.stderr.isatty() else 15)
+            shown, bar = p["what"], tqdm(total=p["total"], desc=f"  {p['what']}", mininterval=0 if sys.stderr.isatty() else 15)
         bar.set_postfix_str(p["note"], refresh=False)
         bar.update(p["done"] - bar.n)
     if bar is not None: bar.close()
@@ -64,9 +64,10 @@ def run_notebook(notebook: str, # its name
         import papermill
     out.parent.mkdir(parents=True, exist_ok=True)
     done, root = threading.Event(), project_root()
-    watcher = threading.Thread(target=watch, args=(resolve(params["run"]) if "run" in params else out.parent/notebook, done, notebook))
+    watcher = threading.Thread(target=watch, args=(resolve(params["run"]) if "run" in params else out.parent/notebook, done))
     watcher.start()
-    try: papermill.execute_notebook(root/"nbs"/f"{notebook}.ipynb", out, parameters=params, kernel_name="python3", cwd=str(root), progress_bar=False)
+    try: papermill.execute_notebook(root/"nbs"/f"{notebook}.ipynb", out, parameters=params, kernel_name="python3", cwd=str(root), progress_bar=False,
+                                    extra_arguments=["--IPKernelApp.log_level=40"]) # a line about encryption at every start helps no one
     except papermill.PapermillExecutionError as e: raise UserError(f"{notebook} stopped: {e.evalue} (executed as far as it came: {out})") from None
     finally:
         done.set()

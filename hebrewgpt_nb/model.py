@@ -54,7 +54,7 @@ class ModelConfig:
 # %% ../nbs/02_model.ipynb #aeb2b543
 PRESETS = {
     "tiny": ModelConfig(vocab_size=1024, width=64, depth=2, heads=2, head_dim=32, hidden=192, context=256, state=32, mamba_head=32, chunk=32),
-    "mini": ModelConfig(width=256, depth=6, heads=2, hidden=704, context=512, chunk=64),
+    "mini": ModelConfig(width=256, depth=4, heads=2, hidden=704, context=512, chunk=64),
     "hybrid-119m": ModelConfig(),
     "dense-296m": ModelConfig(width=1536, depth=10, heads=12, hidden=4096, pattern="A"),
     "dense-1b": ModelConfig(vocab_size=32_000, width=2048, depth=20, heads=16, hidden=5504, pattern="A"),

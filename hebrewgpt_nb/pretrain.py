@@ -194,7 +194,7 @@ def pretrain(run: str = "runs/nb/pretrain", # where to write: metrics.jsonl, che
              preset: str = "tiny", # shape of the model
              steps: int = 60, # optimizer steps
              batch_tokens: int = 2048, # tokens an optimizer step
-             context: int = 128, # tokens a row
+             context: int = 128, # tokens a row, and the context of the model
              lr: float = 0.03, # peak, of Muon
              adam_lr: float = 0.01, # peak, of AdamW (embeddings, norms, vectors)
              balance: float = 0.5, # weight of a source is its tokens to this power: 1 by size, 0 all alike
@@ -216,8 +216,7 @@ def pretrain(run: str = "runs/nb/pretrain", # where to write: metrics.jsonl, che
     device, per_step, per_batch = pick_device(device), batch_tokens // context, max(1, 4096 // context)
     rows = Rows(train, context, steps * per_step, balance, seed)
     torch.manual_seed(seed)
-    cfg = get_preset(preset, vocab_size=tok.vocab_size)
-    model = HebrewGPT(cfg if context <= cfg.context else get_preset(preset, vocab_size=tok.vocab_size, context=context)).to(device)
+    model = HebrewGPT(get_preset(preset, vocab_size=tok.vocab_size, context=context)).to(device) # positions beyond its rows were never trained
     few = valid_texts(data, limit=8000)
     def batch_at(step):
         these = [rows[i] for i in range(step * per_step, (step + 1) * per_step)]
