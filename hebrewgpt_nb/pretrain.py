@@ -195,8 +195,9 @@ def pretrain(run: str = "runs/nb/pretrain", # where to write: metrics.jsonl, che
              steps: int = 60, # optimizer steps
              batch_tokens: int = 2048, # tokens an optimizer step
              context: int = 128, # tokens a row, and the context of the model
-             lr: float = 0.03, # peak, of Muon
-             adam_lr: float = 0.01, # peak, of AdamW (embeddings, norms, vectors)
+             lr: float = 0.02, # peak, of Muon
+             adam_lr: float = 0.005, # peak, of AdamW (embeddings, norms, vectors)
+             dropout: float = 0.1, # as published; 0 where no text is seen twice
              balance: float = 0.5, # weight of a source is its tokens to this power: 1 by size, 0 all alike
              swa: float = 0.2, # last share of the steps whose weights are averaged
              seed: int = 0, # of the weights and of the order of the data
@@ -216,7 +217,7 @@ def pretrain(run: str = "runs/nb/pretrain", # where to write: metrics.jsonl, che
     device, per_step, per_batch = pick_device(device), batch_tokens // context, max(1, 4096 // context)
     rows = Rows(train, context, steps * per_step, balance, seed)
     torch.manual_seed(seed)
-    model = HebrewGPT(get_preset(preset, vocab_size=tok.vocab_size, context=context)).to(device) # positions beyond its rows were never trained
+    model = HebrewGPT(get_preset(preset, vocab_size=tok.vocab_size, context=context, dropout=dropout)).to(device) # positions beyond its rows were never trained
     few = valid_texts(data, limit=8000)
     def batch_at(step):
         these = [rows[i] for i in range(step * per_step, (step + 1) * per_step)]

@@ -163,7 +163,7 @@ def chromium():
         browser.close()
 
 @pytest.fixture(params=[1200, 390], ids=["desktop", "phone"])
-def page(request, server, chromium):
+def page(request, chromium, server):
     "The page at two widths; afterwards: nobody else was asked, and no error was logged."
     page, asked, wrong = chromium.new_page(viewport=dict(width=request.param, height=850), locale="he-IL"), [], []
     page.on("request", lambda r: asked.append(r.url))
@@ -231,6 +231,31 @@ def test_two_answers_side_by_side(page, bundles):
     assert page.input_value("#base textarea") != page.input_value("#instruct textarea")
     base, instruct = page.locator("#base").bounding_box(), page.locator("#instruct").bounding_box()
     assert base["x"] > instruct["x"] if page.viewport_size["width"] > 600 else base["y"] < instruct["y"] # the first is to the right, or above
+
+@pytest.mark.browser
+def test_an_answer_is_stopped(page, bundles):
+    page.get_by_text("הגדרות דגימה").click()
+    for n, value in ((0, "0"), (2, "400")): # greedy, and as long as can be
+        page.locator("input[type=number]").nth(n).fill(value)
+        page.locator("input[type=number]").nth(n).press("Tab")
+    page.evaluate("""() => new MutationObserver((_, seen) => {
+        if (document.querySelector('#chat [data-testid=bot]')?.innerText.length > 20) { seen.disconnect(); [...document.querySelectorAll('button')].find(b => b.innerText == 'עצירה').click() }
+    }).observe(document.querySelector('#chat'), {subtree: true, childList: true, characterData: true})""")
+    _, answer = say(page, ASK)
+    page.wait_for_timeout(1500)
+    begun = answer.inner_text()
+    page.wait_for_timeout(1500)
+    whole = expected(bundles[1], ASK, temperature=0, max_new_tokens=400)
+    assert answer.inner_text() == begun and 20 < len(begun) < len(whole) and words(whole)[:len(words(begun)) - 1] == words(begun)[:-1]
+
+@pytest.mark.browser
+def test_a_chat_is_cleared_while_it_answers(page):
+    for wait in range(0, 300, 60):
+        say(page, ASK)
+        page.wait_for_timeout(wait)
+        page.get_by_role("button", name="ניקוי").click()
+        page.wait_for_timeout(600)
+        assert page.locator("#chat [data-testid=bot], #chat [data-testid=user]").count() == 0, wait
 
 @pytest.mark.browser
 def test_too_long_is_said_in_the_chat_and_kept_in_the_box(page):

@@ -69,7 +69,7 @@ def test_a_killed_tuning_resumes_to_the_same_bits(made, tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(made, tmp_path):
     folder, given = made
     kill_at(tmp_path/"run", tmp_path/"run"/"metrics.jsonl", 10, command("pretrain", run=tmp_path/"run", **given, **SMALL))
-    with pytest.raises(UserError, match="lr was 0.03, is 0.01"): pretrain(run=str(tmp_path/"run"), **given, **SMALL, lr=.01)
+    with pytest.raises(UserError, match="lr was 0.02, is 0.01"): pretrain(run=str(tmp_path/"run"), **given, **SMALL, lr=.01)
 
 
 def test_a_torn_checkpoint_is_named(tmp_path):
