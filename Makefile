@@ -23,7 +23,7 @@ demo: $(READY)
 # Notebooks run in parallel, each on one thread, and so do the tests.
 test: $(READY) check
 	OMP_NUM_THREADS=1 HEBREWGPT_QUIET=1 $(BIN)/nbdev_test --n_workers 2 --do_print
-	OMP_NUM_THREADS=1 HEBREWGPT_QUIET=1 $(BIN)/python -m pytest -q -m "not slow" $(PYTEST)
+	OMP_NUM_THREADS=1 HEBREWGPT_QUIET=1 $(BIN)/python -m pytest -q
 
 # The library and README.md are in step with the notebooks, and the notebooks are clean.
 check: $(READY)

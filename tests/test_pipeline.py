@@ -1,0 +1,68 @@
+"""The path as a person takes it: papermill with no arguments, a wheel, a chain that is interrupted."""
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+import nbformat, pytest
+from hebrewgpt_nb.core import sample_dir
+from hebrewgpt_nb.jobs import read_chain
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_papermill_runs_instruction_tuning_without_arguments(tmp_path):
+    done = subprocess.run([Path(sys.executable).parent/"papermill", "nbs/05_sft.ipynb", tmp_path/"out.ipynb"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    nb = nbformat.read(tmp_path/"out.ipynb", 4)
+    assert not [o for c in nb.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
+
+
+def test_an_interrupted_chain_goes_on(tmp_path):
+    chain = tmp_path/"chain.yaml"
+    chain.write_text('00_data: {run: "{run}/data"}\n01_tokenizer: {run: "{run}/tokenizer", data: "{run}/data", vocab_size: 700}\n')
+    command = [sys.executable, "-m", "hebrewgpt_nb.jobs", "--chain", str(chain), "--run", str(tmp_path/"run")]
+    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    for line in job.stdout:
+        if line.startswith("[2/2]"): break
+    os.killpg(job.pid, signal.SIGKILL); job.wait()
+    assert (tmp_path/"run"/"data"/"done.json").exists() and not (tmp_path/"run"/"tokenizer"/"done.json").exists()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0 and "[1/2] 00_data: reused" in again.stdout and "[2/2] 01_tokenizer ..." in again.stdout
+
+
+def test_a_stage_that_stops_is_one_line(tmp_path):
+    chain, empty = tmp_path/"chain.yaml", tmp_path/"empty.jsonl"
+    empty.write_text('{"text": "only latin letters here"}\nnot json\n')
+    chain.write_text(f'00_data: {{run: "{{run}}/data", data: "{empty}"}}\n')
+    done = subprocess.run([sys.executable, "-m", "hebrewgpt_nb.jobs", "--chain", str(chain), "--run", str(tmp_path/"run")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: 00_data stopped: ") and "nothing" in last, last
+
+
+def test_the_chains_of_the_project_name_real_parameters():
+    for name in ("demo", "demo-data"): assert list(read_chain(f"jobs/{name}.yaml", run="runs/x", data="d"))[0] == "00_data"
+
+
+def test_a_wheel_carries_library_and_sample(tmp_path):
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)], check=True, cwd=tmp_path)
+    wheel, = tmp_path.glob("hebrewgpt_nb-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path/"site"), str(wheel)], check=True, cwd=tmp_path)
+    code = "import hebrewgpt_nb, hebrewgpt_nb.data as d; print(hebrewgpt_nb.__file__); print(d.prepare_data(run='data')['train_documents'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path/"site"), "HEBREWGPT_QUIET": "1"})
+    assert done.returncode == 0, done.stderr
+    file, documents = done.stdout.split()
+    assert file.startswith(str(tmp_path)) and int(documents) > 50
+
+
+def test_the_sample_is_what_it_says():
+    "At least 60 KB of prose and 300 examples, each with what it needs, none twice."
+    lines = lambda p: [json.loads(line) for line in p.read_text(encoding="utf8").splitlines()]
+    prose = [r for p in sorted((sample_dir()/"pretrain").glob("*.jsonl")) for r in lines(p)]
+    assert sum(len(r["text"].encode()) for r in prose) > 60_000 and len({r["text"] for r in prose}) == len(prose) == len({r["id"] for r in prose})
+    assert {r["source"] for r in prose} == {"encyclopedic", "legal", "literary", "news", "dialogue", "technical", "howto", "children"}
+    examples = [r for p in sorted((sample_dir()/"sft").glob("*.jsonl")) for r in lines(p)]
+    assert len(examples) >= 300 and len({(e["instruction"], e["input"]) for e in examples}) == len(examples) and all(e["output"].strip() for e in examples)
+    questions = lines(sample_dir()/"eval"/"choices.jsonl")
+    assert all(len(set(q["choices"])) == 4 and q["answer_index"] in range(4) for q in questions)
+    asked = {e["instruction"] for e in examples} | {e["input"].split("\n")[0] for e in examples}
+    assert not asked & {q["question"] for q in questions} # nothing that is evaluated was trained on
