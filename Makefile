@@ -22,6 +22,7 @@ demo: $(READY)
 
 # Notebooks run in parallel, each on one thread, and so do the tests.
 test: $(READY) check
+	rm -rf runs/nb # the small runs of the notebooks: what is tested is made anew
 	OMP_NUM_THREADS=1 HEBREWGPT_QUIET=1 $(BIN)/nbdev_test --n_workers 2 --do_print
 	OMP_NUM_THREADS=1 HEBREWGPT_QUIET=1 $(BIN)/python -m pytest -q
 

@@ -6,12 +6,12 @@
 __all__ = ['SAMPLING', 'save_bundle', 'pick_device', 'find_bundle', 'load_bundle', 'check_weights']
 
 # %% ../nbs/02b_bundle.ipynb #8a841b8e
-import json, os, shutil
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
-from .core import UserError, read_json, resolve, sha256_file, write_json
+from .core import UserError, read_json, replace_folder, resolve, sha256_file, write_json
 from .model import HebrewGPT, ModelConfig
 from .tokenizer import Tokenizer, format_prompt
 
@@ -35,10 +35,8 @@ def save_bundle(model: HebrewGPT, # its weights are saved in their dtype
     shutil.copy(tok.path, part/"tokenizer.model")
     write_json(part/"generation.json", dict(
         bos_id=tok.bos_id, eos_id=tok.eos_id, pad_id=tok.pad_id, prompt=format_prompt("{instruction}", "{input}"), sampling=SAMPLING,
-        sha256={name: sha256_file(part/name) for name in ("model.safetensors", "tokenizer.model")}, info=info))
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(part, out)
-    return out
+        sha256={name: sha256_file(part/name) for name in ("config.json", "model.safetensors", "tokenizer.model")}, info=info))
+    return replace_folder(part, out)
 
 # %% ../nbs/02b_bundle.ipynb #57abc733
 def pick_device(device: str="auto") -> str: # cpu or cuda
@@ -61,7 +59,9 @@ def load_bundle(path: str | Path, # a bundle, or a run that holds one
                ) -> tuple: # HebrewGPT in evaluation mode, Tokenizer
     "Load a model with its tokenizer; raises `UserError` for anything torn, altered or mismatched."
     folder = find_bundle(path)
-    for name, expected in read_json(folder/"generation.json")["sha256"].items():
+    written = read_json(folder/"generation.json")
+    if set(written.get("sha256", ())) != {"config.json", "model.safetensors", "tokenizer.model"}: raise UserError(f"{folder/'generation.json'}: holds no checksums of the three files beside it; save the bundle again")
+    for name, expected in written["sha256"].items():
         if sha256_file(folder/name) != expected: raise UserError(f"{folder/name}: its checksum is not the one in generation.json; it was torn or altered, copy the bundle again")
     try: cfg = ModelConfig(**read_json(folder/"config.json"))
     except TypeError as e: raise UserError(f"{folder/'config.json'}: not the config of a bundle ({e})") from None
@@ -71,6 +71,8 @@ def load_bundle(path: str | Path, # a bundle, or a run that holds one
     model.load_state_dict(weights, assign=True)
     tok = Tokenizer(folder/"tokenizer.model")
     if tok.vocab_size != cfg.vocab_size: raise UserError(f"{folder}: the model has {cfg.vocab_size} tokens, its tokenizer {tok.vocab_size}")
+    ids = dict(bos_id=tok.bos_id, eos_id=tok.eos_id, pad_id=tok.pad_id)
+    if ids != {k: written.get(k) for k in ids}: raise UserError(f"{folder/'generation.json'}: its special ids are not the tokenizer's {ids}; save the bundle again")
     return model.eval(), tok
 
 def check_weights(model: torch.nn.Module, weights: dict, path: str | Path):

@@ -7,10 +7,10 @@ __all__ = ['CP1252', 'suspect', 'AMP', 'ENTITY', 'INLINE', 'CELL', 'BLOCK', 'ATT
            'STEPS', 'MAX_LINE', 'FORMATS', 'HEBREW', 'fix_encoding', 'decode_entity', 'decode_entities', 'drop_tag',
            'drop_tags', 'drop_invisible', 'normalize', 'collapse_spaces', 'clean_text', 'unzstd', 'read_chunks',
            'Quarantine', 'put_aside', 'read_lines', 'parse_object', 'parse_record', 'wrong_text', 'record_files',
-           'source_name', 'parse_text', 'read_file', 'read_records', 'RecordWriter', 'write_records', 'letters_of',
-           'drop_reason', 'text_key', 'SourceWriter', 'batches', 'build_shards', 'check_file', 'read_index', 'Shards',
-           'clean_batch', 'cleaning_pool', 'clean_records', 'source_files', 'is_valid', 'new_counts', 'Corpus',
-           'write_report', 'totals_of', 'forget', 'prepare_data']
+           'source_name', 'parse_text', 'read_file', 'read_records', 'read_checked', 'parse_example', 'RecordWriter',
+           'write_records', 'letters_of', 'drop_reason', 'text_key', 'SourceWriter', 'batches', 'build_shards',
+           'check_file', 'read_index', 'Shards', 'clean_batch', 'cleaning_pool', 'clean_records', 'source_files',
+           'is_valid', 'new_counts', 'Corpus', 'write_report', 'totals_of', 'forget', 'prepare_data']
 
 # %% ../nbs/00_data.ipynb #fa0fb945
 import concurrent.futures, contextlib, gzip, hashlib, html.entities, io, itertools, json, multiprocessing, os, re, unicodedata, warnings, zlib
@@ -207,6 +207,30 @@ def read_records(paths, # a file, a folder, or a list of them
     aside = Quarantine() if quarantine is None else quarantine
     for path in record_files(paths): yield from read_file(path, aside)
     if quarantine is None and aside: warnings.warn(f"{len(aside)} lines put aside: {aside.counts}; first {aside[0]['file']}:{aside[0]['line']}")
+
+# %% ../nbs/00_data.ipynb #a941556d
+def read_checked(path: str | Path, # JSON lines
+                 parse, # dict -> dict, or what is wrong
+                 quarantine: Quarantine | None = None, # takes the bad lines; if None, a warning counts them
+                ) -> list[dict]:
+    "Read a file of checked JSON lines; raises `UserError` if no line is good."
+    path, aside, kept = resolve(path), Quarantine(), []
+    for n, raw in enumerate(read_lines(path), 1):
+        found = parse_object(raw)
+        if isinstance(found, dict): found = parse(found)
+        if isinstance(found, str): put_aside(aside, path, n, found, raw)
+        else: kept.append(found)
+    if not kept: raise UserError(f"{path}: not one good line ({aside.counts or 'it is empty'})")
+    if quarantine is not None: quarantine.extend(aside)
+    elif aside: warnings.warn(f"{path}: {len(aside)} lines put aside: {aside.counts}; first is line {aside[0]['line']}")
+    return kept
+
+def parse_example(found: dict) -> dict | str: # the example, or what is wrong
+    "Check one instruction example."
+    texts = {k: found.get(k, "") for k in ("instruction", "input", "output", "task")}
+    if not all(isinstance(t, str) for t in texts.values()): return "a field is not a text"
+    if not texts["instruction"].strip() or not texts["output"].strip(): return "no instruction or no output"
+    return texts
 
 # %% ../nbs/00_data.ipynb #d69b8243
 class RecordWriter:

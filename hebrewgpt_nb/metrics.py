@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Scores', 'pack_rows', 'row_batch', 'target_scores', 'score_pieces', 'windows', 'tally', 'score_texts',
-           'bits_per_byte', 'score_answers', 'choice_scores', 'repetition_rate']
+           'bits_per_byte', 'encode_example', 'score_answers', 'choice_scores', 'repetition_rate']
 
 # %% ../nbs/03b_metrics.ipynb #304c40a4
 import bisect, math
@@ -145,6 +145,13 @@ def bits_per_byte(model: HebrewGPT, tok: Tokenizer, texts: list[str]) -> float:
     return score_texts(model, tok, texts).bits_per_byte
 
 # %% ../nbs/03b_metrics.ipynb #b7fc399b
+def encode_example(tok: Tokenizer,
+                   e: dict, # instruction, input, output
+                  ) -> tuple[list[int], list[int]]: # inputs, targets
+    "Prompt and answer as ids; only the answer and the end token are targets, -100 is not scored."
+    prompt, answer = encode_prompt(tok, e["instruction"], e.get("input", "")), tok.encode(e["output"])
+    return prompt + answer, [-100] * (len(prompt) - 1) + answer + [tok.eos_id]
+
 def score_answers(model: HebrewGPT, tok: Tokenizer,
                   examples: list[dict], # instruction, input, output
                   context: int | None = None, # the model's own if None
@@ -153,9 +160,10 @@ def score_answers(model: HebrewGPT, tok: Tokenizer,
     "Score outputs, given their prompts; `skipped` counts examples longer than the context."
     pieces, outputs = [], []
     for e in examples:
-        prompt, answer = encode_prompt(tok, e["instruction"], e.get("input", "")), tok.encode(e["output"])
-        if len(prompt) + len(answer) > (context or model.cfg.context): continue
-        pieces.append((prompt + answer, [-100] * (len(prompt) - 1) + answer + [tok.eos_id]))
+        inputs, targets = encode_example(tok, e)
+        if len(inputs) > (context or model.cfg.context): continue
+        if tok.decode([t for t in targets if t >= 0]) != e["output"]: raise UserError(f"an answer is not what its tokens decode to ({e['output'][:40]!r}): its bytes would not be those scored; clean it first")
+        pieces.append((inputs, targets))
         outputs.append(e["output"])
     report = progress and (lambda done: progress(len(done)))
     return tally(score_pieces(model, pieces, batch_tokens, report), outputs, skipped=len(examples) - len(outputs))

@@ -11,7 +11,7 @@ __all__ = ['PRESETS', 'ModelConfig', 'get_preset', 'RMSNorm', 'rope_angles', 'ro
 import math
 from dataclasses import asdict, dataclass, replace
 import torch, torch.nn as nn, torch.nn.functional as F
-from .core import UserError
+from .core import CHOICES, UserError
 
 # %% ../nbs/02_model.ipynb #56151d15
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ PRESETS = {
     "dense-1b": ModelConfig(vocab_size=32_000, width=2048, depth=20, heads=16, hidden=5504, pattern="A"),
     "hybrid-1b": ModelConfig(width=2048, depth=20, heads=16, hidden=5184),
 }
+
+CHOICES["preset"] = tuple(PRESETS) # so that a stage refuses another name before it begins
 
 def get_preset(name: str, **changes) -> ModelConfig:
     "The preset `name` with `changes`; an unknown name is one clear line."
@@ -127,8 +129,9 @@ class AttentionCache:
         self.k, self.v = (torch.zeros(batch, cfg.heads, length, cfg.head_dim, device=device, dtype=dtype) for _ in range(2))
         self.n = 0
     def extend(self, k, v): # (B, H, T, head_dim) each -> all keys, all values, mask
-        "Append, and return what the new queries may look at."
+        "Append, and return what the new queries may look at; raises `UserError` when it is full."
         T = k.shape[2]
+        if self.n + T > self.k.shape[2]: raise UserError(f"the cache holds {self.k.shape[2]} tokens and is full: make_cache(length=...) makes a longer one")
         self.k[:, :, self.n:self.n + T], self.v[:, :, self.n:self.n + T] = k, v
         self.n += T
         mask = None if T == 1 or T == self.n else torch.ones(T, self.n, dtype=torch.bool, device=k.device).tril(self.n - T)
@@ -160,7 +163,8 @@ def ssd(x: torch.Tensor, # (b, T, H, P) values
         before = torch.cat([d[:, :1, :, 0], d[:, :-1, :, -1]], 1)[..., None] # document that ran when the chunk began
         see = see & (d[..., :, None] == d[..., None, :])
     # log fading since the chunk or the document began; a running sum over all documents would let one round another
-    total = (fade.cumsum(2) if docs is None else see[:, :, 0].to(fade.dtype) @ fade).mT # (b, n, H, Q)
+    with torch.autocast(x.device.type, enabled=False): # a sum of logarithms: bfloat16 would lose it
+        total = (fade.cumsum(2) if docs is None else see[:, :, 0].to(fade.dtype) @ fade).mT # (b, n, H, Q)
     to_end, from_start = total[..., -1:] - total, total # log fading: token -> end of chunk, start of chunk -> token
     through = total[..., -1] # (b, n, H) log fading of a whole chunk
     if docs is not None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['mixture_weights', 'Rows', 'Batch', 'make_batch', 'precision', 'accumulate', 'save_checkpoint', 'load_checkpoint',
-           'trainable', 'restore', 'fit', 'valid_texts', 'bpb_by_source', 'pretrain']
+           'trainable', 'restore', 'Training', 'train_step', 'fit', 'valid_texts', 'bpb_by_source', 'pretrain']
 
 # %% ../nbs/04_pretrain.ipynb #328a20d8
 import json, math, os, time
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from .bundle import pick_device, save_bundle
-from .core import Progress, UserError, cli, read_jsonl, resolve, stage
+from .core import Progress, UserError, cli, read_jsonl, resolve, sha256_file, stage
 from .data import Shards, prepare_data, read_records
 from .metrics import score_texts
 from .model import HebrewGPT, get_preset
@@ -115,8 +115,54 @@ def restore(model, weights: dict[str, torch.Tensor]):
     with torch.no_grad():
         for n, p in trainable(model).items(): p.copy_(weights[n])
 
-def fit(model, # on its device
-        opt: MuonAdamW,
+# %% ../nbs/04_pretrain.ipynb #f4c0b572
+@dataclass
+class Training:
+    "A model in training, and all that the rest of its run depends on."
+    model: torch.nn.Module
+    opt: MuonAdamW
+    mean: torch.optim.swa_utils.AveragedModel | None = None # average of the last weights
+    step: int = 0 # steps done
+    tokens: int = 0 # tokens scored
+    best: float = math.inf # validation score
+    best_weights: dict | None = None # kept only where training may stop early
+    bad: int = 0 # validations since the best
+    stopped: bool = False # early
+    def state(self) -> dict:
+        "What a checkpoint holds."
+        plain = {k: getattr(self, k) for k in ("step", "tokens", "best", "best_weights", "bad", "stopped")}
+        return plain | dict(weights=trainable(self.model), opt=self.opt.state_dict(), mean=self.mean and self.mean.state_dict())
+    def load(self, state: dict):
+        "Go back to what `state` held."
+        for k in ("step", "tokens", "best", "best_weights", "bad", "stopped"): setattr(self, k, state[k])
+        restore(self.model, state["weights"])
+        self.opt.load_state_dict(state["opt"])
+        if self.mean: self.mean.load_state_dict(state["mean"])
+    def judge(self, score: float, # of a validation, lower is better
+              patience: int): # validations without a better score before stopping; 0: never
+        "Note a validation; the best weights are kept where there is patience to run out."
+        self.bad = 0 if score < self.best else self.bad + 1
+        if score < self.best: self.best, self.best_weights = score, {n: p.detach().clone() for n, p in trainable(self.model).items()} if patience else None
+        self.stopped = 0 < patience <= self.bad
+
+# %% ../nbs/04_pretrain.ipynb #de584953
+def train_step(t: Training, batches: list[Batch],
+               factor: float, # of the peak learning rate
+               seed: int=0, device: str="cpu", dtype: str="float32",
+              ) -> dict: # step, loss (nats a token), tokens (so far), tokens_per_s, lr
+    "One optimizer step; raises `UserError` for a loss that is no number. Dropout is seeded by the step."
+    begun = time.perf_counter()
+    torch.manual_seed(seed * 1_000_003 + t.step)
+    t.opt.set_lr(factor)
+    loss, scored = accumulate(t.model, batches, device, dtype)
+    norm = torch.nn.utils.clip_grad_norm_(trainable(t.model).values(), 1.)
+    if not (math.isfinite(loss) and norm.isfinite()): raise UserError(f"the loss of step {t.step} is {loss}, its gradient {norm:.3g}: lower lr, or look at the rows of that step; the last checkpoint stands")
+    t.opt.step(); t.opt.zero_grad()
+    t.step, t.tokens = t.step + 1, t.tokens + scored
+    return dict(step=t.step, loss=round(loss, 5), tokens=t.tokens, tokens_per_s=round(scored / (time.perf_counter() - begun)), lr=factor * max(t.opt.lrs.values()))
+
+# %% ../nbs/04_pretrain.ipynb #b0739dcb
+def fit(t: Training, # on its device
         batch_at, # step -> list[Batch]
         run: str | Path, # metrics.jsonl and checkpoint.pt go here
         key: dict, # what the run depends on: a checkpoint of another is refused
@@ -124,49 +170,36 @@ def fit(model, # on its device
         lr_at, # step -> factor of the peak
         evaluate=None, # model -> dict with `score`, lower is better
         eval_every: int=0, save_every: int=0, # steps
-        average_from: int | None=None, # first step whose weights are averaged
-        patience: int=0, # validations without a better score before stopping; 0: never. The best weights are kept
+        average_from: int=0, # first step whose weights are averaged, if `t.mean` is there
+        patience: int=0, # validations without a better score before stopping, with the best weights; 0: never
         seed: int=0, device: str="cpu", dtype: str="float32", what: str="training",
-       ) -> dict: # step (done), best (score), average (weights or None), stopped (early)
-    "Train, log, checkpoint, resume."
+       ) -> Training:
+    "Train, log, checkpoint; go on from the checkpoint if there is one."
     run = resolve(run)
     run.mkdir(parents=True, exist_ok=True)
-    path, log, mean = run/"checkpoint.pt", run/"metrics.jsonl", average_of(model) if average_from is not None else None
-    state = load_checkpoint(path, key) or dict(step=0, tokens=0, best=math.inf, best_weights=None, bad=0, stopped=False, log_bytes=0)
-    if state["step"]:
-        print(f"{what}: goes on from step {state['step']} of {run/'checkpoint.pt'}")
-        restore(model, state["weights"]); opt.load_state_dict(state["opt"])
-        if mean: mean.load_state_dict(state["mean"])
-    best, best_weights, bad, tokens = state["best"], state["best_weights"], state["bad"], state["tokens"]
-    log.touch(); os.truncate(log, state["log_bytes"])
-    stopped, step, net = state["stopped"], state["step"], model.train()
-    with open(log, "a", encoding="utf8") as out, Progress(run, what, steps, state["step"]) as tick:
-        def save():
-            save_checkpoint(path, key=json.dumps(key), step=step, stopped=stopped, tokens=tokens, weights=trainable(model), opt=opt.state_dict(), mean=mean.state_dict() if mean else None,
-                            best=best, best_weights=best_weights, bad=bad, log_bytes=log.stat().st_size)
-        while step < steps and not stopped:
-            begun = time.perf_counter()
-            torch.manual_seed(seed * 1_000_003 + step) # dropout
-            factor = lr_at(step)
-            opt.set_lr(factor)
-            loss, scored = accumulate(net, batch_at(step), device, dtype)
-            if not math.isfinite(loss): raise UserError(f"{log}: the loss of step {step} is {loss}; lower lr, or look at the rows of that step; the last checkpoint stands")
-            torch.nn.utils.clip_grad_norm_(trainable(model).values(), 1.)
-            opt.step(); opt.zero_grad()
-            step, tokens = step + 1, tokens + scored
-            if mean and step > average_from: mean.update_parameters(model)
-            row = dict(step=step, loss=round(loss, 5), tokens=tokens, tokens_per_s=round(scored / (time.perf_counter() - begun)), lr=factor * opt.lrs.get("muon", opt.lrs["adamw"]))
-            if evaluate and eval_every and (step % eval_every == 0 or step == steps):
-                net.eval(); row |= evaluate(net); net.train()
-                bad = 0 if row["score"] < best else bad + 1
-                if row["score"] < best: best, best_weights = row["score"], {n: p.detach().clone() for n, p in trainable(model).items()} if patience else None
-                stopped = bool(patience) and bad >= patience
+    path, log = run/"checkpoint.pt", run/"metrics.jsonl"
+    log.touch()
+    if state := load_checkpoint(path, key):
+        t.load(state)
+        print(f"{what}: goes on from step {t.step} of {path}")
+    if state and log.stat().st_size < state["log_bytes"]: raise UserError(f"{log}: shorter than when {path.name} was written; delete both to start over")
+    os.truncate(log, state["log_bytes"] if state else 0)
+    t.model.train()
+    with open(log, "a", encoding="utf8") as out, Progress(run, what, steps, t.step) as tick:
+        while t.step < steps and not t.stopped:
+            row = train_step(t, batch_at(t.step), lr_at(t.step), seed, device, dtype)
+            if t.mean and t.step > average_from: t.mean.update_parameters(t.model)
+            if evaluate and eval_every and (t.step % eval_every == 0 or t.step == steps):
+                t.model.eval(); row |= evaluate(t.model); t.model.train()
+                t.judge(row["score"], patience)
             out.write(json.dumps(row) + "\n"); out.flush()
-            tick(note=f"loss {loss:.2f}" + (f", validation {best:.3f}" if best < math.inf else ""))
-            if save_every and step % save_every == 0 or step == steps or stopped: save()
-    if best_weights: restore(model, best_weights)
-    net.eval()
-    return dict(step=step, best=best, average=mean.module.state_dict() if mean and step > average_from else None, stopped=stopped)
+            tick(note=f"loss {row['loss']:.2f}" + (f", validation {t.best:.3f}" if t.best < math.inf else ""))
+            if save_every and t.step % save_every == 0 or t.step == steps or t.stopped:
+                os.fsync(out.fileno())
+                save_checkpoint(path, key=json.dumps(key), log_bytes=log.stat().st_size, **t.state())
+    if t.best_weights: restore(t.model, t.best_weights)
+    t.model.eval()
+    return t
 
 # %% ../nbs/04_pretrain.ipynb #3595e49c
 def valid_texts(data: str | Path, # folder of cleaned records
@@ -194,7 +227,7 @@ def pretrain(run: str = "runs/nb/pretrain", # where to write: metrics.jsonl, che
              preset: str = "tiny", # shape of the model
              steps: int = 60, # optimizer steps
              batch_tokens: int = 2048, # tokens an optimizer step
-             context: int = 128, # tokens a row, and the context of the model
+             context: int = 256, # tokens a row, and the context of the model
              lr: float = 0.02, # peak, of Muon
              adam_lr: float = 0.005, # peak, of AdamW (embeddings, norms, vectors)
              dropout: float = 0.1, # as published; 0 where no text is seen twice
@@ -213,7 +246,9 @@ def pretrain(run: str = "runs/nb/pretrain", # where to write: metrics.jsonl, che
     if not tokenizer: make_tokenizer(run=f"{run}/tokenizer", data=data)
     data = data or f"{run}/tokenizer/data"
     tok = Tokenizer(resolve(tokenizer or f"{run}/tokenizer/tokenizer.model"))
-    train = Shards(resolve(shards or Path(tok.path).parent/"shards")/"train", tok)
+    folder = resolve(shards or Path(tok.path).parent/"shards")/"train"
+    train = Shards(folder, tok)
+    key |= dict(tokenizer_sha=tok.sha256, shards_sha=sha256_file(folder/"index.json")) # a checkpoint belongs to these, wherever they lie
     device, per_step, per_batch = pick_device(device), batch_tokens // context, max(1, 4096 // context)
     rows = Rows(train, context, steps * per_step, balance, seed)
     torch.manual_seed(seed)
@@ -225,11 +260,11 @@ def pretrain(run: str = "runs/nb/pretrain", # where to write: metrics.jsonl, che
     def evaluate(net):
         bpb = bpb_by_source(net, tok, few, context)["macro"]
         return dict(bpb=round(bpb, 4), score=bpb)
-    result = fit(model, MuonAdamW(model, lr, adam_lr), batch_at, run, key, steps, lambda s: schedule(s, steps), evaluate, eval_every, save_every,
-                 average_from=int(steps * (1 - swa)), seed=seed, device=device, dtype=dtype, what="pretrain")
-    last = bpb_by_source(model, tok, few, context)["macro"]
-    weights = {n: w.clone() for n, w in trainable(model).items()}
-    if result["average"]: restore(model, result["average"])
+    t = Training(model, MuonAdamW(model, lr, adam_lr), average_of(model))
+    fit(t, batch_at, run, key, steps, lambda s: schedule(s, steps), evaluate, eval_every, save_every,
+        average_from=int(steps * (1 - swa)), seed=seed, device=device, dtype=dtype, what="pretrain")
+    last, weights = bpb_by_source(model, tok, few, context)["macro"], {n: w.detach().clone() for n, w in trainable(model).items()}
+    restore(model, trainable(t.mean.module))
     averaged = bpb_by_source(model, tok, few, context)["macro"]
     if averaged > last: restore(model, weights) # by the short validation; both figures are reported
     scores = bpb_by_source(model, tok, valid_texts(data), context)

@@ -17,7 +17,7 @@ from tokenizers import decoders
 from tokenizers.models import BPE
 from transformers import BambaConfig, BambaForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from .bundle import check_weights
-from .core import UserError, read_json, resolve
+from .core import UserError, read_json, replace_folder, resolve
 from .model import HebrewGPT, ModelConfig
 from .tokenizer import MARK, Tokenizer
 
@@ -221,6 +221,4 @@ def export_hf(model: HebrewGPT, tok: Tokenizer,
     if fast: fast.save_pretrained(part)
     shutil.copyfile(tok.path, part/"tokenizer.model")
     (part/"README.md").write_text(model_card(model, tok, out.name, license), encoding="utf8")
-    if out.exists(): shutil.rmtree(out)
-    os.replace(part, out)
-    return out
+    return replace_folder(part, out)

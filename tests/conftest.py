@@ -1,8 +1,10 @@
 "What every test shares: one thread, and models whose every parameter matters."
-import pytest, torch
+import os
+os.environ.setdefault("OMP_NUM_THREADS", "1") # of this process and of those it starts: sums in another order are other bits
+import torch
 from hebrewgpt_nb.model import HebrewGPT, get_preset
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 def fill(model, seed=0):
     "Randomise EVERY parameter, norms and the Mamba-2 vectors too, so that a swapped or forgotten one shows."

@@ -1,5 +1,5 @@
 """Are the notebooks clean, and the library and README.md in step with them?  --write puts README.md in step."""
-import shutil, subprocess, sys, tempfile
+import re, shutil, subprocess, sys, tempfile
 from pathlib import Path
 import nbformat
 from nbconvert import MarkdownExporter
@@ -13,6 +13,7 @@ def readme() -> str:
     nb = nbformat.read(ROOT/"nbs"/"index.ipynb", 4)
     nb.cells = [c for c in nb.cells if "#| hide" not in c.source]
     text, _ = MarkdownExporter().from_notebook_node(nb)
+    text = re.sub(r"\]\((\w+\.ipynb)\)", r"](nbs/\1)", text.replace("](../", "](")) # links from nbs/ become links from the root
     return "<!-- made from nbs/index.ipynb by `make readme` -->\n\n" + text.strip() + "\n"
 
 

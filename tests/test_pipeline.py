@@ -1,14 +1,19 @@
 """The path as a person takes it: papermill with no arguments, a wheel, a chain that is interrupted."""
-import json, os, signal, subprocess, sys, time
+import json, os, shutil, signal, subprocess, sys
 from pathlib import Path
-import nbformat, pytest
-from hebrewgpt_nb.core import sample_dir
-from hebrewgpt_nb.jobs import read_chain
+import nbformat, yaml
+from hebrewgpt_nb.core import INPUTS, sample_dir, stage_key, write_json
+from hebrewgpt_nb.data import prepare_data, read_records, write_records
+from hebrewgpt_nb.jobs import read_chain, run_notebook, source_sha, stands
+from hebrewgpt_nb.pretrain import pretrain
+from hebrewgpt_nb.sft import sft
+from hebrewgpt_nb.tokenizer import make_tokenizer
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_papermill_runs_instruction_tuning_without_arguments(tmp_path):
+    shutil.rmtree(ROOT/"runs"/"nb"/"sft", ignore_errors=True) # nothing to reuse
     done = subprocess.run([Path(sys.executable).parent/"papermill", "nbs/05_sft.ipynb", tmp_path/"out.ipynb"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     nb = nbformat.read(tmp_path/"out.ipynb", 4)
@@ -38,8 +43,34 @@ def test_a_stage_that_stops_is_one_line(tmp_path):
     assert last.startswith("error: 00_data stopped: ") and "nothing" in last, last
 
 
-def test_the_chains_of_the_project_name_real_parameters():
-    for name in ("demo", "demo-data"): assert list(read_chain(f"jobs/{name}.yaml", run="runs/x", data="d"))[0] == "00_data"
+def test_the_job_files_name_real_parameters():
+    for name in ("demo", "demo-data"): assert list(read_chain(f"jobs/{name}.yaml", run="runs/x", data=str(sample_dir())))[0] == "00_data"
+    laptop = yaml.safe_load((ROOT/"jobs"/"laptop.yaml").read_text(encoding="utf8"))
+    stage_key(pretrain, {k: v for k, v in laptop.items() if k not in INPUTS})
+
+
+def test_a_notebook_that_fails_after_its_stage_does_not_stand(tmp_path):
+    run, out = tmp_path/"data", tmp_path/"00_data.ipynb"
+    run_notebook("00_data", {"run": str(run)}, out)
+    assert (run/"done.json").exists() and not stands("00_data", {"run": str(run)}, out) # only `run_chain` marks a notebook that ended well
+    write_json(out.with_suffix(".json"), source_sha("00_data"))
+    assert stands("00_data", {"run": str(run)}, out)
+
+
+def test_data_of_ones_own_goes_the_whole_way(tmp_path):
+    "A folder laid out like larger data (compressed records, tasks without phases, questions), from cleaning to tuning."
+    for part in ("train", "valid"):
+        for source in ("news", "howto"): write_records(tmp_path/"data"/"pretrain"/f"{source}.{part}.jsonl.zst", read_records(sample_dir()/"pretrain"/f"{source}.{part}.jsonl"))
+    for phase, task in ((1, "short"), (2, "long")):
+        lines = [json.loads(line) for line in (sample_dir()/"sft"/f"phase{phase}.jsonl").read_text(encoding="utf8").splitlines()]
+        kept = [e | {"task": task} for e in lines if (len(e["output"].split()) <= 3) == (phase == 1)]
+        write_records(tmp_path/"data"/"sft"/f"{task}.jsonl", kept)
+    prepare_data(run=str(tmp_path/"clean"), data=str(tmp_path/"data"))
+    tok = make_tokenizer(run=str(tmp_path/"tok"), data=str(tmp_path/"clean"), vocab_size=600)
+    base = pretrain(run=str(tmp_path/"base"), data=str(tmp_path/"clean"), tokenizer=str(tmp_path/"tok"/"tokenizer.model"), steps=20, context=256, batch_tokens=1024)
+    assert tok["vocab_size"] == 600 and set(base["bpb"]) == {"news", "howto", "macro"}
+    tuned = sft(run=str(tmp_path/"sft"), base=str(tmp_path/"base"), data=str(tmp_path/"data"), steps=5)
+    assert [p["phase"] for p in tuned["phases"]] == [1, 2] and all(p["train examples"] for p in tuned["phases"])
 
 
 def test_a_wheel_carries_library_and_sample(tmp_path):

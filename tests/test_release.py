@@ -36,6 +36,7 @@ def gap(model, twin, T):
 def test_twin_gives_the_same_logits(twin, T): assert gap(twin[0], twin[2], T) < 1e-4
 
 def test_twin_is_stock_and_whole(twin):
+    assert twin[2].config.rms_norm_eps == twin[0].cfg.eps == 1e-6
     model, out, stock = twin
     assert type(stock).__module__.startswith("transformers.models.") and not list(out.glob("*.py"))
     assert stock.num_parameters() == sum(p.numel() for p in model.parameters())
