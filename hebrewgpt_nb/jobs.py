@@ -67,7 +67,7 @@ def run_notebook(notebook: str, # its name
     watcher = threading.Thread(target=watch, args=(resolve(params["run"]) if "run" in params else out.parent/notebook, done))
     watcher.start()
     try: papermill.execute_notebook(root/"nbs"/f"{notebook}.ipynb", out, parameters=params, kernel_name="python3", cwd=str(root), progress_bar=False,
-                                    extra_arguments=["--IPKernelApp.log_level=40"]) # a line about encryption at every start helps no one
+                                    extra_arguments=["--IPKernelApp.log_level=50"]) # a line about encryption at every start helps no one
     except papermill.PapermillExecutionError as e: raise UserError(f"{notebook} stopped: {e.evalue} (executed as far as it came: {out})") from None
     except nbclient.exceptions.DeadKernelError: raise UserError(f"{notebook} stopped: its process died, perhaps for lack of memory; make a batch smaller and start again") from None
     finally:

@@ -39,7 +39,7 @@ def test_cached_choices_are_those_of_full_passes(tok, models, pattern, prompt, g
     choose = chooser(full)
     with torch.no_grad():
         for _ in range(40): choose(model(torch.tensor([start + full]))[:, -1], start + full)
-    assert cached == full and len(set(full)) > 3
+    assert cached == full and len(set(full)) > (1 if greedy else 3)
 
 def test_only_the_new_token_goes_in(tok, models, monkeypatch):
     fed = []
