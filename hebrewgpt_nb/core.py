@@ -165,7 +165,7 @@ def stage(fn):
 def cli(fn, # a stage
         argv: list[str] | None = None, # arguments; those of the process if None
        ):
-    "Run a stage from the command line; a `UserError` is one line on stderr and exit status 2."
+    "Run a stage from the command line; a `UserError` is one line on stderr and exit status 2, an interruption 130."
     helps = dict(re.findall(r"^\s*(?:def \w+\()?(\w+): \w+ *=.*?, *# (.*)$", inspect.getsource(inspect.unwrap(fn)), re.M))
     parser = argparse.ArgumentParser(prog=f"python -m hebrewgpt_nb.{Path(inspect.getfile(inspect.unwrap(fn))).stem}", description=fn.__doc__, allow_abbrev=False)
     kinds = typing.get_type_hints(fn)
@@ -175,6 +175,7 @@ def cli(fn, # a stage
                             help=f"{helps.get(name, '')} (default: {p.default!r})".replace("%", "%%"))
     try: return fn(**vars(parser.parse_args(argv)))
     except UserError as e: print(f"error: {e}", file=sys.stderr); raise SystemExit(2) from None
+    except KeyboardInterrupt: print("interrupted: the same command goes on from here", file=sys.stderr); raise SystemExit(130) from None
 
 # %% ../nbs/00_core.ipynb #c291771f
 class Progress:

@@ -68,7 +68,9 @@ def run_notebook(notebook: str, # its name
     watcher.start()
     try: papermill.execute_notebook(root/"nbs"/f"{notebook}.ipynb", out, parameters=params, kernel_name="python3", cwd=str(root), progress_bar=False,
                                     extra_arguments=["--IPKernelApp.log_level=50"]) # a line about encryption at every start helps no one
-    except papermill.PapermillExecutionError as e: raise UserError(f"{notebook} stopped: {e.evalue} (executed as far as it came: {out})") from None
+    except papermill.PapermillExecutionError as e:
+        if e.ename == "KeyboardInterrupt": raise KeyboardInterrupt from None
+        raise UserError(f"{notebook} stopped: {e.evalue} (executed as far as it came: {out})") from None
     except nbclient.exceptions.DeadKernelError: raise UserError(f"{notebook} stopped: its process died, perhaps for lack of memory; make a batch smaller and start again") from None
     finally:
         done.set()

@@ -1,7 +1,7 @@
 """The path as a person takes it: papermill with no arguments, a wheel, a chain that is interrupted."""
-import json, os, shutil, signal, subprocess, sys
+import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
-import nbformat, yaml
+import nbformat, pytest, yaml
 from hebrewgpt_nb.core import INPUTS, sample_dir, stage_key, write_json
 from hebrewgpt_nb.data import prepare_data, read_records, write_records
 from hebrewgpt_nb.jobs import read_chain, run_notebook, source_sha, stands
@@ -20,14 +20,18 @@ def test_papermill_runs_instruction_tuning_without_arguments(tmp_path):
     assert not [o for c in nb.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
 
 
-def test_an_interrupted_chain_goes_on(tmp_path):
+@pytest.mark.parametrize("sign, status", [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_an_interrupted_chain_goes_on(sign, status, tmp_path):
     chain = tmp_path/"chain.yaml"
     chain.write_text('00_data: {run: "{run}/data"}\n01_tokenizer: {run: "{run}/tokenizer", data: "{run}/data", vocab_size: 700}\n')
     command = [sys.executable, "-m", "hebrewgpt_nb.jobs", "--chain", str(chain), "--run", str(tmp_path/"run")]
-    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     for line in job.stdout:
         if line.startswith("[2/2]"): break
-    os.killpg(job.pid, signal.SIGKILL); job.wait()
+    time.sleep(2) # the notebook's process has begun
+    os.killpg(job.pid, sign)
+    said = job.communicate(timeout=60)[1]
+    assert job.returncode == status and (status != 130 or said.strip().splitlines()[-1] == "interrupted: the same command goes on from here"), said
     assert (tmp_path/"run"/"data"/"done.json").exists() and not (tmp_path/"run"/"tokenizer"/"done.json").exists()
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0 and "[1/2] 00_data: reused" in again.stdout and "[2/2] 01_tokenizer ..." in again.stdout
