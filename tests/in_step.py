@@ -12,7 +12,9 @@ def readme() -> str:
     "README.md as `index.ipynb` says it, without cells that are hidden."
     nb = nbformat.read(ROOT/"nbs"/"index.ipynb", 4)
     nb.cells = [c for c in nb.cells if "#| hide" not in c.source]
+    nb.metadata["language_info"] = {"name": "python"} # cleaned away in the notebook; colours its cells here
     text, _ = MarkdownExporter().from_notebook_node(nb)
+    text = re.sub(r"\n{3,}", "\n\n", text)
     text = re.sub(r"\]\((\w+\.ipynb)\)", r"](nbs/\1)", text.replace("](../", "](")) # links from nbs/ become links from the root
     return "<!-- made from nbs/index.ipynb by `make readme` -->\n\n" + text.strip() + "\n"
 

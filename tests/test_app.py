@@ -235,9 +235,10 @@ def test_two_answers_side_by_side(page, bundles):
 @pytest.mark.browser
 def test_an_answer_is_stopped(page, bundles):
     page.get_by_text("הגדרות דגימה").click()
-    for n, value in ((0, "0"), (2, "400")): # greedy, and as long as can be
-        page.locator("input[type=number]").nth(n).fill(value)
-        page.locator("input[type=number]").nth(n).press("Tab")
+    length = page.locator("input[type=number]").nth(2)
+    length.fill("400") # as long as can be
+    length.press("Tab")
+    page.wait_for_timeout(1000) # the page tells the server in its own time
     page.evaluate("""() => new MutationObserver((_, seen) => {
         if (document.querySelector('#chat [data-testid=bot]')?.innerText.length > 20) { seen.disconnect(); [...document.querySelectorAll('button')].find(b => b.innerText == 'עצירה').click() }
     }).observe(document.querySelector('#chat'), {subtree: true, childList: true, characterData: true})""")
@@ -245,7 +246,7 @@ def test_an_answer_is_stopped(page, bundles):
     page.wait_for_timeout(1500)
     begun = answer.inner_text()
     page.wait_for_timeout(1500)
-    whole = expected(bundles[1], ASK, temperature=0, max_new_tokens=400)
+    whole = expected(bundles[1], ASK, max_new_tokens=400)
     assert answer.inner_text() == begun and 20 < len(begun) < len(whole) and words(whole)[:len(words(begun)) - 1] == words(begun)[:-1]
 
 @pytest.mark.browser
