@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from .bundle import pick_device, save_bundle
 from .core import Progress, UserError, cli, read_jsonl, resolve, sha256_file, stage
-from .data import Shards, prepare_data, read_records
+from .data import Shards, prepare_data
+from .sources import read_records
 from .metrics import score_texts
 from .model import HebrewGPT, get_preset
 from .optim import MuonAdamW, average_of, schedule

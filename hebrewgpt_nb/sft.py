@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from .bundle import find_bundle, load_bundle, pick_device, save_bundle
 from .core import UserError, cli, read_jsonl, resolve, sample_dir, sha256_file, stage, write_atomic
-from .data import Quarantine, parse_example, read_checked, record_files, write_records
+from .sources import Quarantine, parse_example, read_checked, record_files, write_records
 from .metrics import encode_example, pack_rows, row_batch, score_answers
 from .model import HebrewGPT
 from .optim import MuonAdamW, schedule
