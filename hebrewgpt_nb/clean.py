@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['HEBREW', 'MARKS', 'CP1252', 'suspect', 'BYTES', 'AS_1255', 'BACK', 'geresh_pairs', 'odd_letter', 'AMP', 'ENTITY',
            'INLINE', 'CELL', 'BLOCK', 'ATTR', 'TAG', 'HIDDEN', 'KINDS', 'INVISIBLE', 'BREAK', 'LONG_RUN', 'COMPAT',
-           'DOUBLE', 'SHORT', 'GERSHAYIM', 'GERESH', 'double_sign', 'single_sign', 'LIKE_HYPHEN', 'POINTS', 'WORD',
-           'NIQQUD', 'RUN', 'DRESSED', 'dress', 'CUT', 'FURNITURE', 'FURNITURE_LINE', 'SPACE', 'STEPS', 'DEFAULT',
-           'ROUNDS', 'KIND', 'letters_of', 'reread_utf8', 'reread_1255', 'reread_geresh', 'fix_encoding',
-           'decode_entity', 'decode_entities', 'drop_tag', 'drop_tags', 'drop_invisible', 'thirty_marks', 'normalize',
-           'plain_signs', 'plain_quotes', 'plain_hyphens', 'maqaf_to_hyphen', 'strip_niqqud', 'auto_niqqud',
-           'is_pointed', 'cut_run', 'cut_repeats', 'drop_furniture', 'collapse_spaces', 'chosen_steps', 'clean_text',
-           'leftovers']
+           'DOUBLE', 'SHORT', 'GERSHAYIM', 'GERESH', 'after_letter', 'LIKE_HYPHEN', 'POINTS', 'WORD', 'NIQQUD', 'RUN',
+           'DRESSED', 'dress', 'CUT', 'FURNITURE', 'FURNITURE_LINE', 'SPACE', 'STEPS', 'DEFAULT', 'ROUNDS', 'KIND',
+           'letters_of', 'reread_utf8', 'reread_1255', 'reread_geresh', 'fix_encoding', 'decode_entity',
+           'decode_entities', 'drop_tag', 'drop_tags', 'drop_invisible', 'thirty_marks', 'normalize', 'plain_signs',
+           'plain_quotes', 'plain_hyphens', 'maqaf_to_hyphen', 'strip_niqqud', 'auto_niqqud', 'is_pointed', 'cut_run',
+           'cut_repeats', 'drop_furniture', 'collapse_spaces', 'chosen_steps', 'clean_text', 'leftovers']
 
 # %% ../nbs/00_1_clean.ipynb #93c52cd1
 import html, html.entities, itertools, re, unicodedata
@@ -43,13 +42,14 @@ def reread_1255(line: str) -> str:
     "Repair a line of windows-1255 that was read as Latin-1 or windows-1252."
     if not re.search("[À-Óà-ú]{3}", line): return line
     letters, likely, found = (len(re.findall(p, line)) for p in (r"[^\W\d_]", "[À-Óà-ú]", "[à-ú]"))
-    if found < 4 or likely < .8 * letters: return line
+    if found < 4 or likely < .8 * letters and len(re.findall(r"\b[À-Óà-ú]{3,}\b", line)) < 3: return line
     hebrew = line.translate(AS_1255)
-    return line if re.search(f"[ךםןףץ][{MARKS}]*[א-ת]", hebrew) else hebrew
+    misplaced = len(re.findall(f"[ךםןףץ][{MARKS}]*[א-ת]", hebrew))
+    return line if misplaced > found / 20 else hebrew # a slip or two, in a long line, are its writer's
 
 # %% ../nbs/00_1_clean.ipynb #3fad3c70
 BACK = {char: byte for byte, char in enumerate(BYTES)}
-geresh_pairs = re.compile("(?:׳[^א-ת\\s'\"]){2}").search
+geresh_pairs = re.compile("(?:[׳ײ][^א-ת\\s'\"]){2}").search # ײ (D6) begins a point
 
 def reread_geresh(line: str) -> str:
     "Repair a line of UTF-8 that was read as windows-1255."
@@ -58,7 +58,7 @@ def reread_geresh(line: str) -> str:
     except UnicodeDecodeError: return line # another kind of damage, or none
 
 # %% ../nbs/00_1_clean.ipynb #957178bf
-odd_letter = re.compile("[À-ØÙà-úï׳]").search
+odd_letter = re.compile("[À-Ùà-ú׳ײ]").search
 
 def fix_encoding(text: str) -> str:
     "Repair lines whose bytes were once decoded with the wrong table."
@@ -135,18 +135,18 @@ GERSHAYIM = re.compile(rf"""(?P<quoted>(?<![א-ת{MARKS}])(?:[משהוכלב][{M
 GERESH = re.compile(rf"""(?P<quoted>(?<![א-ת{MARKS}])(?:[משהוכלב][{MARKS}]*){{0,3}}[‘’‚‛`](?=[^\s‘’‛`])(?:[^\n‘’‛`]|’(?=[א-ת])){{1,120}}[’‘`](?![א-ת]))
                         |(?P<letter>[א-ת{MARKS}])(?:[’‘‛`](?=[א-ת])|[′ʼ´](?![′´]))
                         |(?P<short>[גזצץ][{MARKS}]*|(?<![א-ת{MARKS}])(?:[א-ת]|[ובהלמשכ]{{0,2}}(?:{SHORT})))[’‘‛`](?![א-ת’‘`'])""", re.X)
-double_sign = re.compile(rf"[“”„‟″’‘′`´](?<=[א-ת{MARKS}’‘′`´].)(?=[א-ת])").search # is there work at all?
-single_sign = re.compile(rf"[’‘‛′ʼ´`](?<=[א-ת{MARKS}].)").search
+after_letter = re.compile(rf"[“”„‟″’‘‛′ʼ´`](?<=[א-ת{MARKS}].)").search # is there work at all?
 
 def plain_signs(line: str) -> str:
     "One line of `plain_quotes`."
-    if "''" in line or double_sign(line): line = GERSHAYIM.sub(lambda m: m["quoted"] or m["letter"] + '"', line)
-    return GERESH.sub(lambda m: m["quoted"] or (m["letter"] or m["short"]) + "'", line) if single_sign(line) else line
+    if "''" not in line and not after_letter(line): return line
+    line = GERSHAYIM.sub(lambda m: m["quoted"] or m["letter"] + '"', line)
+    return GERESH.sub(lambda m: m["quoted"] or (m["letter"] or m["short"]) + "'", line)
 
 def plain_quotes(text: str) -> str:
     "Write geresh and gershayim as ' and \"; quotation marks around words stay."
     if "׳" in text or "״" in text: text = text.replace("׳", "'").replace("״", '"')
-    return "\n".join(map(plain_signs, text.split("\n"))) if "''" in text or double_sign(text) or single_sign(text) else text
+    return "\n".join(map(plain_signs, text.split("\n"))) if "''" in text or after_letter(text) else text
 
 # %% ../nbs/00_1_clean.ipynb #c25ebd21
 LIKE_HYPHEN = re.compile(f"(?<=[\\w{MARKS}])[\u2010\u2011](?=\\w)")
