@@ -98,7 +98,7 @@ def sha256_file(path: str | Path) -> str: # 64 hex digits
 
 # %% ../nbs/00_0_core.ipynb #7f6c1c63
 INPUTS = ("data", "tokenizer", "shards", "base", "bundle", "phase1", "phase2", "sft", "choices", "evals") # paths that must exist when given
-POSITIVE = ("steps", "batch_tokens", "context", "vocab_size", "processes", "rank", "lr", "adam_lr", "eval_every", "patience", "epochs", "examples", "max_new_tokens")
+POSITIVE = ("steps", "batch_tokens", "context", "vocab_size", "processes", "rank", "lr", "adam_lr", "eval_every", "patience", "epochs", "max_epochs", "examples", "max_new_tokens")
 CHOICES = {"device": ("auto", "cpu", "cuda"), "dtype": ("auto", "float32", "bfloat16"), "niqqud": ("keep", "strip", "auto")} # 02_model adds the presets
 SHARES = ("swa", "dropout", "alike")
 
@@ -135,7 +135,8 @@ def stage_key(fn, # a stage
     unknown = [name for name in given if name not in known]
     if unknown: raise UserError(f"unknown parameter {', '.join(unknown)}: {fn.__name__} takes {', '.join(known)}")
     params = {name: check_value(name, given.get(name, p.default), kinds[name]) for name, p in known.items()}
-    read = {name: resolve(params[name]) for name in INPUTS if params.get(name)} | ({} if params.get("data", "-") else {"data": sample_dir()})
+    read = {name: path for name in (*INPUTS, "mixture") if params.get(name) and (path := resolve(params[name])).exists()} # a mixture may be a file
+    if not params.get("data", "-"): read["data"] = sample_dir()
     return params | {f"{name}@": fingerprint(path) for name, path in read.items()}
 
 def stamp_of(run: str | Path) -> dict | None: # with `key` and `result`; None if the stage did not finish

@@ -341,7 +341,7 @@ LISTED = [
     Source("hedc4", "c4", "HeDC4: Common Crawl, cleaned and deduplicated (the card does not name it; it can stand for C4)", "none on its card; NNLP-IL's list says Apache 2.0", web_row,
            hub="HeNLP/HeDC4", unsure="the licence"),
     Source("cc100", "cc100", "CC-100: pages of Common Crawl, one text file, empty lines between documents", "none claimed; Common Crawl's terms of use", web_row,
-           url="https://data.statmt.org/cc-100/he.txt.xz", documents="blank lines"),
+           url="https://data.statmt.org/cc-100/he.txt.xz", documents="blank lines", unsure="that empty lines part its documents (its page says so; the file was not read)"),
     Source("wikipedia", "wikipedia", "Hebrew Wikipedia of November 2023, as plain text", "CC BY-SA 3.0 and GFDL", article_row, hub="wikimedia/wikipedia", config="20231101.he"),
     Source("heq", "tasks", "HeQ: questions on passages of Wikipedia and Geektime", "CC BY 4.0", qa_row, hub="pig4431/HeQ_v1", url="https://github.com/NNLP-IL/Hebrew-Question-Answering-Dataset",
            unsure="the hub copy's exact column names (taken from its card); the repository's SQuAD files were read"),
@@ -349,7 +349,7 @@ LISTED = [
     Source("hebrew_sentiment", "tasks", "HebrewSentiment: 39,135 sentences, three labels", "CC BY 4.0 on the card of 2024, `other` since: read it", feeling_row,
            hub="HebArabNlpProject/HebrewSentiment", unsure="the licence"),
     Source("president_comments", "tasks", "12,804 comments on the president's page (omilab), positive, negative, off-topic", "MIT", comment_row, hub="omilab/hebrew_sentiment",
-           options=dict(revision="refs/convert/parquet", data_files="token/train/*.parquet")), # its main branch is a loading script, which `datasets` runs no more
+           options=dict(revision="refs/convert/parquet", data_files="token/train/*.parquet"), unsure="loading from the parquet branch (not tried)"), # its main branch is a loading script, which `datasets` runs no more
     Source("hesum", "tasks", "HeSum: 8,000 news articles with summaries", "none stated", summary_row, hub="biunlp/HeSum", unsure="the licence"),
 ]
 SOURCES = {source.name: source for source in LISTED}

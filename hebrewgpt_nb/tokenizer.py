@@ -14,7 +14,8 @@ from collections import Counter
 from pathlib import Path
 import sentencepiece
 from .core import UserError, resolve, sample_dir, stage, cli, Progress, write_atomic
-from .data import build_shards, prepare_data
+from .data import prepare_data
+from .shards import build_shards
 from .sources import read_records, source_files
 
 # %% ../nbs/01_tokenizer.ipynb #3c05e70d

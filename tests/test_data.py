@@ -1,16 +1,22 @@
-"Records and shards: what must hold, and what a bad file does."
-import gzip, json, os, subprocess, sys, time
-from types import SimpleNamespace
-import numpy as np, pytest, zstandard
+"The corpus job: what becomes of each record, and what a bad file or a kill does."
+import json, os, random, signal, subprocess, sys, time
+from collections import Counter
+import numpy as np, pytest
 from hebrewgpt_nb import data
-from hebrewgpt_nb.core import UserError, read_json
-from hebrewgpt_nb.data import (Quarantine, Shards, build_shards, clean_records, drop_reason, prepare_data, read_records, text_key, write_records)
+from hebrewgpt_nb.copies import HeldOut, overlap_mask, word_hashes
+from hebrewgpt_nb.core import UserError, read_json, sample_dir, sha256_file
+from hebrewgpt_nb.data import clean_records, drop_reason, prepare_data
+from hebrewgpt_nb.sources import read_records, write_records
 
 os.environ["HEBREWGPT_QUIET"] = "1"
-LETTERS = SimpleNamespace(encode=lambda texts: [[ord(c) % 1000 + 2 for c in t] for t in texts], bos_id=0, eos_id=1, vocab_size=1002, sha256="letters")
+WORDS = sorted({w for r in read_records(sorted((sample_dir()/"pretrain").glob("*.jsonl"))) for w in r["text"].split() if w.isalpha()})
+
+def prose(seed, words=60):
+    luck = random.Random(seed)
+    return "\n".join(" ".join(luck.choices(WORDS, k=12)) + "." for _ in range(words//12))
 
 def record(n, text=None, source="news"):
-    return dict(id=f"{source}-{n}", text=text or f"ביום {'אבגדהוזחטיכלמנסעפצקרשת'[n % 22]*3} נפתחה התערוכה החדשה במוזיאון העירוני", source=source, license="CC0-1.0")
+    return dict(id=f"{source}-{n}", text=text or prose(n), source=source, license="CC0-1.0")
 
 # -- the job
 
@@ -28,7 +34,7 @@ def test_prepare_counts_everything(tmp_path):
     report = read_json(tmp_path/"out/report.json")["sources"]["news"]
     assert report["dropped"] == {"in validation": 1, "duplicate": 1, "too little Hebrew": 1} and report["quarantined"] == {"not JSON": 1}
     assert totals["read"] == 25 == totals["train_documents"] + totals["valid_documents"] + totals["dropped"] + totals["quarantined"]
-    train, valid = ({text_key(r["text"]) for r in read_records(tmp_path/f"out/news.{role}.jsonl.zst")} for role in ("train", "valid"))
+    train, valid = ({r["text"] for r in read_records(tmp_path/f"out/news.{role}.jsonl.zst")} for role in ("train", "valid"))
     assert len(train) == 19 and len(valid) == 2 and not train & valid
     assert [q["line"] for q in map(json.loads, open(tmp_path/"out/quarantine.jsonl"))] == [23]
 
@@ -61,7 +67,11 @@ def test_no_source_of_an_earlier_job_survives(tmp_path):
 def test_two_processes_give_what_one_gives():
     records = [record(n, text=f"שלום&nbsp;<b>{n}</b> " + "מילים רבות " * 3000) for n in range(40)]
     pool = data.concurrent.futures.ProcessPoolExecutor(2, data.multiprocessing.get_context("spawn"))
-    with pool: assert list(clean_records(records, pool)) == list(clean_records(records))
+    counts = Counter(), Counter()
+    with pool: together = list(clean_records(records, counts[0], pool=pool))
+    alone = list(clean_records(records, counts[1]))
+    assert [(r, n, why) for r, _, n, why in together] == [(r, n, why) for r, _, n, why in alone] and counts[0] == counts[1]
+    assert all((a[1] == b[1]).all() for a, b in zip(together, alone))
 
 def test_nothing_left(tmp_path):
     write_records(tmp_path/"in/a.jsonl", [dict(text="English " * 20)])
@@ -79,63 +89,68 @@ def test_truncated_corpus_leaves_no_half_files(tmp_path):
     whole = (tmp_path/"in/b.train.jsonl.zst").read_bytes()
     (tmp_path/"in/b.train.jsonl.zst").write_bytes(whole[:-9])
     with pytest.raises(UserError, match="b.train.jsonl.zst: cut short"): prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))
-    assert [p.name for p in (tmp_path/"out").iterdir()] == ["progress.json"]
+    assert sorted(p.name for p in (tmp_path/"out").iterdir()) == ["progress.json", "work"]
+    write_records(tmp_path/"in/b.train.jsonl.zst", [record(n + 100, source="b") for n in range(9)])
+    assert prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))["read"] == 18 and not (tmp_path/"out/work").exists()
 
 def test_command_line_says_one_line(tmp_path):
     done = subprocess.run([sys.executable, "-m", "hebrewgpt_nb.data", "--run", tmp_path/"out", "--data", tmp_path/"none"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: data is") and done.stderr.count("\n") == 1
 
-# -- shards
+# -- copies, and what is held out
 
-@pytest.fixture
-def shards(tmp_path):
-    build_shards((record(n, source=s) for s in ("a", "b") for n in range(9)), tmp_path, LETTERS)
-    return tmp_path
+def near(text, n):
+    "The text with `n` words exchanged."
+    luck, words = random.Random(n), text.split(" ")
+    for i in luck.sample(range(len(words)), n): words[i] = luck.choice(WORDS)
+    return " ".join(words)
 
-def test_shards_hold_every_token(shards):
-    opened = Shards(shards, LETTERS)
-    for source in ("a", "b"):
-        docs = np.split(opened.tokens(source), opened.starts(source)[1:])
-        assert [list(d) for d in docs] == [[0, *LETTERS.encode([record(n)["text"]])[0], 1] for n in range(9)]
-        assert opened.index["sources"][source]["bytes"] == sum(len(record(n)["text"].encode()) for n in range(9))
+def test_near_duplicates_within_and_across_sources(tmp_path):
+    write_records(tmp_path/"in/a.train.jsonl", [record(n) for n in range(30)] + [record(99, near(prose(3), 5))])
+    write_records(tmp_path/"in/b.train.jsonl", [record(n, near(prose(n), 5), "b") for n in range(5)] + [record(n, source="b") for n in range(50, 60)])
+    write_records(tmp_path/"in/b.valid.jsonl", [record(77, near(prose(20), 5), "b")])
+    prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))
+    report = read_json(tmp_path/"out/report.json")
+    dropped = {s: r["dropped"] for s, r in report["sources"].items()}
+    assert dropped["a"].get("nearly a duplicate", 0) + dropped["b"].get("nearly a duplicate", 0) + dropped["b"].get("in validation", 0) == 6
+    assert dropped["a"]["in validation"] >= 1 and all(e["likeness"] >= .8 for e in report["examples"]["nearly a duplicate"])
+    prepare_data(run=str(tmp_path/"strict"), data=str(tmp_path/"in"), alike=1.)
+    assert not any("nearly a duplicate" in r["dropped"] for r in read_json(tmp_path/"strict/report.json")["sources"].values())
 
-def test_large_vocabulary_takes_32_bits(tmp_path):
-    tok = SimpleNamespace(encode=lambda ts: [[70_000] for _ in ts], bos_id=0, eos_id=1, vocab_size=70_001, sha256="x")
-    assert build_shards([record(1)], tmp_path, tok)["dtype"] == "uint32" and list(Shards(tmp_path).tokens("news")) == [0, 70_000, 1]
+def test_training_holds_nothing_of_validation_or_evaluation(tmp_path):
+    question = prose(1000, 24).replace("\n", " ")
+    quoted = prose(2000).replace("\n", " ").split(". ")[1:3]
+    write_records(tmp_path/"in/pretrain/a.train.jsonl", [record(n) for n in range(20)] + [record(21, prose(21) + f"\n{question}\n" + prose(22)), record(23, prose(23) + "\n" + " ".join(quoted)), record(24, f"{question} {question}")])
+    write_records(tmp_path/"in/pretrain/a.valid.jsonl", [record(2000, prose(2000).replace("\n", " "))])
+    (tmp_path/"in/eval").mkdir()
+    (tmp_path/"in/eval/quiz.jsonl").write_text(json.dumps(dict(id="1", question=question, choices=["כן", "לא"], answer_index=0)))
+    totals = prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))
+    report = read_json(tmp_path/"out/report.json")["sources"]["a"]
+    assert report["cut"] == dict(documents=2, words=24 + 24) and report["dropped"] == {"overlaps what is held out": 1} and totals["words_cut"] == 48
+    held, train = HeldOut([question, prose(2000)]), {r["id"]: r["text"] for r in read_records(tmp_path/"out/a.train.jsonl.zst")}
+    assert not any(overlap_mask(word_hashes(t), held).any() for t in train.values())
+    assert word_hashes(train["news-21"]).tolist() == word_hashes(prose(21) + " " + prose(22)).tolist()
 
-def test_source_names_cannot_leave_the_folder(tmp_path):
-    index = build_shards([record(1, source="../../evil/x")], tmp_path/"s", LETTERS)
-    assert [p.name for p in tmp_path.iterdir()] == ["s"] and list(index["sources"]) == ["_evil_x"]
+def test_broken_evaluation_items_are_counted(tmp_path):
+    write_records(tmp_path/"in/pretrain/a.train.jsonl", [record(n) for n in range(20)])
+    (tmp_path/"in/eval").mkdir()
+    (tmp_path/"in/eval/quiz.jsonl").write_text("broken\n" + json.dumps(dict(question=prose(0))))
+    prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))
+    assert [(q["file"].rsplit("/", 1)[1], q["line"]) for q in map(json.loads, open(tmp_path/"out/quarantine.jsonl"))] == [("quiz.jsonl", 1)]
 
-def test_no_documents(tmp_path):
-    with pytest.raises(UserError, match="no documents"): build_shards([], tmp_path, LETTERS)
+# -- a kill
 
-def test_interrupted_build_has_no_index(shards):
-    def broken():
-        yield record(1)
-        raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): build_shards(broken(), shards, LETTERS)
-    with pytest.raises(UserError, match="no index.json"): Shards(shards)
-
-def test_other_tokenizer(shards):
-    with pytest.raises(UserError, match="made with another tokenizer"): Shards(shards, SimpleNamespace(sha256="other"))
-
-@pytest.mark.parametrize("name", ["a.bin", "a.starts.npy"])
-def test_altered_file_is_named(shards, name):
-    raw = bytearray((shards/name).read_bytes())
-    raw[-1] ^= 1
-    (shards/name).write_bytes(raw)
-    with pytest.raises(UserError, match=f"{name}: altered"): Shards(shards)
-
-def test_truncated_file_of_tokens(shards):
-    (shards/"b.bin").write_bytes((shards/"b.bin").read_bytes()[:-2])
-    with pytest.raises(UserError, match="b.bin: .* bytes, the index says"): Shards(shards)
-
-def test_missing_file_of_tokens(shards):
-    (shards/"b.bin").unlink()
-    with pytest.raises(UserError, match="b.bin: missing"): Shards(shards)
-
-@pytest.mark.parametrize("index", ["{", "[]", "{}", '{"dtype": "uint16", "vocab_size": 9, "tokenizer_sha256": "x", "sources": {"a": {}}}', '{"dtype": "x", "vocab_size": 9, "tokenizer_sha256": "x", "sources": {}}'])
-def test_torn_index(shards, index):
-    (shards/"index.json").write_text(index)
-    with pytest.raises(UserError, match="index.json: not"): Shards(shards)
+def test_killed_and_started_again(tmp_path):
+    for s in "abcd": write_records(tmp_path/f"in/{s}.train.jsonl.zst", [record(n, source=s) for n in range(ord(s)*1000, ord(s)*1000 + 400)])
+    def job(out): return [sys.executable, "-m", "hebrewgpt_nb.data", "--run", str(tmp_path/out), "--data", str(tmp_path/"in")]
+    def files(out): return {p.name: sha256_file(p) for p in (tmp_path/out).iterdir() if p.suffix != ".json"}
+    begun = time.monotonic()
+    subprocess.run(job("whole"), check=True, capture_output=True)
+    lasted, luck = time.monotonic() - begun, random.Random(0)
+    for _ in range(5):
+        running = subprocess.Popen(job("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(luck.uniform(.5, 1)*lasted)
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    subprocess.run(job("killed"), check=True, capture_output=True)
+    assert files("killed") == files("whole") and len(files("whole")) >= 9

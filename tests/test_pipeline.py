@@ -3,7 +3,8 @@ import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import nbformat, pytest, yaml
 from hebrewgpt_nb.core import INPUTS, sample_dir, stage_key, write_json
-from hebrewgpt_nb.data import prepare_data, read_records, write_records
+from hebrewgpt_nb.data import prepare_data
+from hebrewgpt_nb.sources import read_records, write_records
 from hebrewgpt_nb.jobs import read_chain, run_notebook, source_sha, stands
 from hebrewgpt_nb.pretrain import pretrain
 from hebrewgpt_nb.sft import sft

@@ -4,7 +4,8 @@ import numpy as np, pytest, sentencepiece, torch
 from hypothesis import example, given, settings, strategies as st
 from hebrewgpt_nb import tokenizer as T
 from hebrewgpt_nb.core import UserError, sample_dir, sha256_file
-from hebrewgpt_nb.data import Shards, read_records, write_records
+from hebrewgpt_nb.shards import Shards
+from hebrewgpt_nb.sources import read_records, write_records
 from hebrewgpt_nb.tokenizer import Tokenizer, encode_prompt, format_prompt, learn_prefixes, make_tokenizer, measure_tokenizer, show_pieces, split_prefixes, thin, train_tokenizer
 
 os.environ["HEBREWGPT_QUIET"] = "1"

@@ -10,7 +10,7 @@ from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.optim import MuonAdamW
 from hebrewgpt_nb.pretrain import Training, fit, load_checkpoint, make_batch, pretrain, valid_texts
 from hebrewgpt_nb.sft import TARGETS, add_lora, read_examples, sft, split_examples, curriculum
-from hebrewgpt_nb.data import Quarantine
+from hebrewgpt_nb.sources import Quarantine
 from hebrewgpt_nb.tokenizer import Tokenizer, make_tokenizer
 
 ROOT = Path(__file__).parent.parent
