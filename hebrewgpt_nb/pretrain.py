@@ -259,8 +259,8 @@ def pretrain(run: str = "runs/nb/pretrain", # where to write: metrics.jsonl, che
              dtype: str = "auto", # of the products: auto, float32, bfloat16
             ) -> dict: # bits per byte by source, and of the last and the averaged weights
     "Pretrain a model from shards, and save it as `run/bundle`."
-    if mixture: key["mixture"] = read_mixture(mixture) # what the file holds, not what it is called
     key = {k: v for k, v in locals().items() if k not in ("run", "device", "save_every")}
+    if mixture: key["mixture"] = read_mixture(mixture) # what the file holds, not what it is called
     get_preset(preset), pick_device(device)
     if batch_tokens < context: raise UserError(f"batch_tokens is {batch_tokens}: a step needs at least one row of {context}")
     if not tokenizer: make_tokenizer(run=f"{run}/tokenizer", data=data)

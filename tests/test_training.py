@@ -83,6 +83,20 @@ def test_a_torn_checkpoint_is_named(tmp_path):
     with pytest.raises(UserError, match="checkpoint.pt: cannot be read"): load_checkpoint(path, {})
 
 
+def test_a_mixture_file_is_what_it_holds(made, tmp_path, capsys):
+    mine, run = tmp_path/"mine.yaml", dict(run=str(tmp_path/"run"), mixture=str(tmp_path/"mine.yaml"), **made[1], **SMALL)
+    mine.write_text("news: 0.5\nlegal: 0.5\n")
+    read = pretrain(**run)["mixture"]
+    assert {s for s in read if read[s]["tokens"]} == {"news", "legal"} and read["news"]["share"] == .5
+    pretrain(**run)
+    assert "reuses" in capsys.readouterr().out
+    mine.write_text("news: 0.5\npoetry: 0.5\n")
+    with pytest.raises(UserError, match="mine.yaml: mixture: unknown source poetry; known are .*news"): pretrain(**run)
+    mine.write_text("news: 1\n")
+    with pytest.raises(UserError, match="the mixture can give .* take fewer tokens or steps, more text, or a larger max_epochs"): pretrain(**run | dict(max_epochs=1))
+    assert pretrain(**run)["mixture"]["news"]["share"] == 1
+
+
 def test_shards_of_another_tokenizer_are_refused(made, tmp_path):
     folder, given = made
     make_tokenizer(run=str(tmp_path/"other"), data=given["data"], vocab_size=650)
