@@ -52,6 +52,7 @@ def clean_batch(batch: list[dict], niqqud: str="keep") -> tuple[list[tuple], Cou
     "Clean and judge some records."
     done, counts = [], Counter()
     for record in batch:
+        counts.update({f"found: {kind}": n for kind, n in leftovers(record["text"]).items() if n})
         text = clean_text(record["text"], niqqud=niqqud, counts=counts)
         counts.update({f"left: {kind}": n for kind, n in leftovers(text).items() if n})
         words = word_hashes(text)
