@@ -237,6 +237,7 @@ def make_tokenizer(run: str = "runs/nb/tokenizer", # where tokenizer.model and t
                    seed: int = 0, # chooses the documents where there are too many
                   ) -> dict: # measures on the validation documents
     "Train a tokenizer on records and encode them; writes tokenizer.model, shards/train and shards/valid."
+    from hebrewgpt_nb.tokenizer import Tokenizer as exported # other processes can import this one, not a notebook's
     folder = resolve(run)
     if not data: prepare_data(run=str(folder/"data"), seed=seed)
     sources = source_files(data or folder/"data")
@@ -244,7 +245,7 @@ def make_tokenizer(run: str = "runs/nb/tokenizer", # where tokenizer.model and t
     for role in files:
         if not files[role]: raise UserError(f"{data}: no {role} records (SOURCE.{role}.jsonl.zst); run prepare_data on it first and give its run as data")
     texts = (t for s in sources.values() for t in thin((r["text"] for r in read_records(s["train"])), 8_000_000, seed))
-    tok = Tokenizer(train_tokenizer(texts, folder/"tokenizer.model", vocab_size, seed))
+    tok = exported(train_tokenizer(texts, folder/"tokenizer.model", vocab_size, seed))
     with Progress(run, "encoding", total=len(files["train"]) + len(files["valid"])) as tick:
         index = {role: build_shards(ticking(files[role], tick), folder/"shards"/role, tok) for role in files}
     measures = measure_tokenizer(tok, [r["text"] for r in read_records(files["valid"])])

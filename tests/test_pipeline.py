@@ -1,5 +1,5 @@
 """The path as a person takes it: papermill with no arguments, a wheel, a chain that is interrupted."""
-import json, os, shutil, signal, subprocess, sys, time
+import json, os, random, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import nbformat, pytest, yaml
 from hebrewgpt_nb.core import INPUTS, sample_dir, stage_key, write_json
@@ -8,6 +8,7 @@ from hebrewgpt_nb.sources import read_records, write_records
 from hebrewgpt_nb.jobs import read_chain, run_notebook, source_sha, stands
 from hebrewgpt_nb.pretrain import pretrain
 from hebrewgpt_nb.sft import sft
+from hebrewgpt_nb.shards import Shards
 from hebrewgpt_nb.tokenizer import make_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +77,17 @@ def test_data_of_ones_own_goes_the_whole_way(tmp_path):
     assert tok["vocab_size"] == 600 and set(base["bpb"]) == {"news", "howto", "macro"}
     tuned = sft(run=str(tmp_path/"sft"), base=str(tmp_path/"base"), data=str(tmp_path/"data"), steps=5)
     assert [p["phase"] for p in tuned["phases"]] == [1, 2] and all(p["train examples"] for p in tuned["phases"])
+
+
+def test_large_data_takes_several_processes_in_a_notebook(tmp_path):
+    "A class or function of a notebook cannot be imported by another process."
+    luck, words = random.Random(0), [w for r in read_records(sample_dir()/"pretrain") for w in r["text"].split()]
+    records = [dict(id=str(n), text=" ".join(luck.choices(words, k=1000)), source="news", license="CC0-1.0") for n in range(1000)]
+    for name, some in (("train", records), ("valid", records[:2])): write_records(tmp_path/"in"/f"news.{name}.jsonl", some)
+    assert (tmp_path/"in"/"news.train.jsonl").stat().st_size > 2 * 4_000_000 # above what one process does
+    run_notebook("00_data", dict(run=str(tmp_path/"clean"), data=str(tmp_path/"in")), tmp_path/"00_data.ipynb")
+    run_notebook("01_tokenizer", dict(run=str(tmp_path/"tok"), data=str(tmp_path/"clean"), vocab_size=600), tmp_path/"01_tokenizer.ipynb")
+    assert Shards(tmp_path/"tok"/"shards"/"train").index["sources"]["news"]["documents"] == 998
 
 
 def test_a_wheel_carries_library_and_sample(tmp_path):
