@@ -1,9 +1,12 @@
 "What every test shares: one thread, and models whose every parameter matters."
 import os
 os.environ.setdefault("OMP_NUM_THREADS", "1") # of this process and of those it starts: sums in another order are other bits
-import torch
+import pytest, torch
+from hebrewgpt_nb.core import read_jsonl, sample_dir
 from hebrewgpt_nb.model import HebrewGPT, get_preset
+from hebrewgpt_nb.tokenizer import Tokenizer, train_tokenizer
 
+VOCAB = 600 # of the tokenizer and models that tests share
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 def fill(model, seed=0):
@@ -24,3 +27,12 @@ def fill(model, seed=0):
 def small(pattern="AM", seed=0, **changes):
     "A filled model of the `tiny` preset, in evaluation mode."
     return fill(HebrewGPT(get_preset("tiny", pattern=pattern, **{"vocab_size": 97, "depth": 3} | changes)), seed).eval()
+
+@pytest.fixture(scope="session")
+def tok(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tok")/"tokenizer.model"
+    train_tokenizer([r["text"] for p in sorted((sample_dir()/"pretrain").glob("*.train.jsonl")) for r in read_jsonl(p)], path, vocab_size=VOCAB)
+    return Tokenizer(path)
+
+@pytest.fixture(scope="session")
+def models(): return {pattern: small(pattern, vocab_size=VOCAB) for pattern in ("A", "M", "AM")}

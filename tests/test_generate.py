@@ -3,21 +3,10 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 import hebrewgpt_nb.generate as G
-from hebrewgpt_nb.core import UserError, read_jsonl, sample_dir
+from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.generate import TextStream, candidates, chat_reply, decode_loop, generate, next_logits, penalize, sample, stream
-from hebrewgpt_nb.tokenizer import Tokenizer, encode_prompt, train_tokenizer
-from conftest import small
-
-VOCAB = 600
-
-@pytest.fixture(scope="session")
-def tok(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tok")/"tokenizer.model"
-    train_tokenizer([r["text"] for p in sorted((sample_dir()/"pretrain").glob("*.train.jsonl")) for r in read_jsonl(p)], path, vocab_size=VOCAB)
-    return Tokenizer(path)
-
-@pytest.fixture(scope="session")
-def models(): return {pattern: small(pattern, vocab_size=VOCAB) for pattern in ("A", "M", "AM")}
+from hebrewgpt_nb.tokenizer import encode_prompt
+from conftest import VOCAB, small
 
 # --- the cache changes nothing -----------------------------------------------------------------------
 

@@ -4,22 +4,12 @@ from collections import Counter
 from dataclasses import replace
 import pytest, torch, torch.nn.functional as F
 from hypothesis import given, strategies as st
-from hebrewgpt_nb.core import UserError, read_jsonl, sample_dir
+from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.metrics import Scores, bits_per_byte, choice_scores, pack_rows, repetition_rate, score_answers, score_pieces, score_texts, target_scores, windows
-from hebrewgpt_nb.tokenizer import Tokenizer, encode_prompt, train_tokenizer
-from conftest import small
+from hebrewgpt_nb.tokenizer import encode_prompt
+from conftest import VOCAB, small
 
-VOCAB = 600
 TEXTS = ["שלום", "א", "", "בוקר טוב לכולם. " * 6, "מים", "🙂 漢字 בְּרֵאשִׁית", "הילדים הלכו לבית הספר, ואחר כך שבו הביתה.", "  שני רווחים\n\nושורה", "סוף"]
-
-@pytest.fixture(scope="session")
-def tok(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tok")/"tokenizer.model"
-    train_tokenizer([r["text"] for p in sorted((sample_dir()/"pretrain").glob("*.train.jsonl")) for r in read_jsonl(p)], path, vocab_size=VOCAB)
-    return Tokenizer(path)
-
-@pytest.fixture(scope="session")
-def models(): return {pattern: small(pattern, vocab_size=VOCAB) for pattern in ("A", "M", "AM")}
 
 def plain(model, tok, text, context=10**6):
     "One document, one window after the other: nats, tokens, top-1, top-5."
