@@ -97,7 +97,7 @@ def sha256_file(path: str | Path) -> str: # 64 hex digits
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
 # %% ../nbs/00_0_core.ipynb #7f6c1c63
-INPUTS = ("data", "tokenizer", "shards", "base", "bundle", "phase1", "phase2", "sft", "choices", "evals") # paths that must exist when given
+INPUTS = ("data", "gold", "tokenizer", "shards", "base", "bundle", "phase1", "phase2", "sft", "choices", "evals") # paths that must exist when given
 POSITIVE = ("steps", "batch_tokens", "context", "vocab_size", "processes", "rank", "lr", "adam_lr", "eval_every", "patience", "epochs", "max_epochs", "examples", "max_new_tokens")
 CHOICES = {"device": ("auto", "cpu", "cuda"), "dtype": ("auto", "float32", "bfloat16"), "niqqud": ("keep", "strip", "auto")} # 02_model adds the presets
 SHARES = ("swa", "dropout", "alike")
