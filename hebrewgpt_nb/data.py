@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['YIDDISH', 'RULES', 'measure_document', 'drop_reason', 'clean_batch', 'cleaning_pool', 'clean_records', 'shown',
            'clean_file', 'is_valid', 'Part', 'choose_valid', 'in_order', 'find_copies', 'texts_in', 'eval_texts',
-           'held_out', 'new_counts', 'Corpus', 'write_report', 'totals_of', 'forget', 'evals_of', 'prepare_data']
+           'held_out', 'judge', 'new_counts', 'Corpus', 'show_twins', 'write_report', 'totals_of', 'forget', 'evals_of',
+           'prepare_data']
 
 # %% ../nbs/00_data.ipynb #fa0fb945
-import concurrent.futures, contextlib, hashlib, itertools, multiprocessing, os, shutil
+import contextlib, functools, hashlib, itertools, os, shutil
 from array import array
-from collections import Counter, deque
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
 from pathlib import Path
 import numpy as np
 from .core import UserError, resolve, sample_dir, stage, cli, Progress, read_json, write_json
 from .clean import HEBREW, clean_text, leftovers, letters_of
 from .copies import HeldOut, cut_overlaps, grams, overlap_mask, near_duplicates, word_hashes
-from .shards import batches, build_shards
-from .sources import Quarantine, RecordWriter, read_objects, read_records, source_files, source_name, write_records
+from .shards import batches, build_shards, map_in_pool, worker_pool
+from .sources import Quarantine, RecordWriter, read_objects, read_records, source_files, write_records
 
 # %% ../nbs/00_data.ipynb #86b48df1
 YIDDISH = np.unique(word_hashes("און איז פון ניט נישט האט זיך מיט אויף")) # words that Hebrew does not have
@@ -60,30 +60,22 @@ def clean_batch(batch: list[dict], niqqud: str="keep") -> tuple[list[tuple], Cou
         done.append((record | {"text": text}, words, numbers, drop_reason(text, numbers) if text else "nothing is left of it"))
     return done, counts
 
+# %% ../nbs/00_data.ipynb #f5ac45e2
 def cleaning_pool(size: int, # bytes to clean, compressed
                  ): # to be used in a `with`; gives None where one process will do
     "A process for each core, for large work."
-    if size < 4_000_000 or os.cpu_count() == 1: return contextlib.nullcontext()
-    return concurrent.futures.ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"))
+    return worker_pool(os.cpu_count()) if size >= 4_000_000 and os.cpu_count() > 1 else contextlib.nullcontext()
 
 def clean_records(records, # dicts
                   counts: Counter, # takes what cleaning did
                   niqqud: str="keep", pool=None, # what `cleaning_pool` gives
                  ): # yields (record, words, numbers, reason), in order
     "Clean and judge a stream of records."
-    from hebrewgpt_nb.data import clean_batch as work # a spawned process can import this one, not a notebook's
-    waiting = deque()
-    def finished(result):
-        counts.update(result[1])
-        return result[0]
-    try:
-        for batch in batches(records, 500_000):
-            if pool: waiting.append(pool.submit(work, batch, niqqud))
-            else: yield from finished(work(batch, niqqud))
-            if len(waiting) > 2*os.cpu_count(): yield from finished(waiting.popleft().result())
-        while waiting: yield from finished(waiting.popleft().result())
-    except BrokenProcessPool:
-        raise UserError("a cleaning process died: out of memory, or prepare_data was called in a script outside `if __name__ == '__main__':`") from None
+    from hebrewgpt_nb.data import clean_batch # a spawned process can import this one, not a notebook's
+    work, groups = functools.partial(clean_batch, niqqud=niqqud), batches(records, 500_000)
+    for _, (done, what) in map_in_pool(pool, work, groups, 2*os.cpu_count()) if pool else ((g, work(g)) for g in groups):
+        counts.update(what)
+        yield from done
 
 # %% ../nbs/00_data.ipynb #60526c0f
 def shown(record: dict, **more) -> dict: # to be looked at in the report
@@ -127,6 +119,7 @@ class Part:
         self.source, self.role, self.folder, self.file, self.done = source, role, folder, file, done
         self.lengths = np.load(folder/"lengths.npy") # words of each document
         self.ends = np.cumsum(self.lengths)
+        self.all_words = np.memmap(folder/"words.bin", np.uint32, "r") if self.lengths.sum() else np.empty(0, np.uint32) # mapped and not read
         self.valid = np.full(len(self.lengths), role == "valid")
         self.twin = np.full(len(self.lengths), -1) # number, in the order of comparison, of the document that it repeats
         self.likeness = np.zeros(len(self.lengths))
@@ -134,10 +127,6 @@ class Part:
     def words(self, n: int) -> np.ndarray: # uint32
         "The words of one document."
         return self.all_words[self.ends[n] - self.lengths[n]:self.ends[n]]
-    @property
-    def all_words(self) -> np.ndarray: # uint32
-        "The words of all documents, mapped and not read."
-        return np.memmap(self.folder/"words.bin", np.uint32, "r") if self.lengths.sum() else np.empty(0, np.uint32)
     def records(self): # yields (number in the file, record)
         "The cleaned documents."
         return enumerate(read_records(self.folder/"docs.jsonl.zst")) if len(self.lengths) else iter(())
@@ -157,7 +146,7 @@ def in_order(parts: list[Part]): # yields (part, number of the document in it): 
         for p in parts: yield from ((p, int(n)) for n in np.flatnonzero(p.valid == valid))
 
 def find_copies(parts: list[Part], work: Path, # for a file of all words
-                alike: float, tick=None):
+                alike: float):
     "Fill in each document's number, and the earlier document that it repeats."
     lengths = []
     with open(work/"words.bin", "wb") as out:
@@ -189,6 +178,18 @@ def held_out(parts: list[Part], evals: Path | None, quarantine: list) -> HeldOut
     return HeldOut(itertools.chain(valid, eval_texts(evals, quarantine) if evals else ()))
 
 # %% ../nbs/00_data.ipynb #eff6f3df
+def judge(p: Part, n: int, text: str, # document `n` of a part
+          held: HeldOut, last_valid: int, # the number of the last validation document
+         ) -> tuple[str, str, dict]: # what is left of the text ("" if it goes), why, and what to show beside it
+    "Keep, cut or drop one document."
+    if p.twin[n] >= 0:
+        why = "in validation" if not p.valid[n] and p.twin[n] <= last_valid else "duplicate" if p.likeness[n] == 1 else "nearly a duplicate"
+        return "", why, dict(likeness=round(float(p.likeness[n]), 3), twin=int(p.twin[n]))
+    if p.valid[n] or not overlap_mask(p.words(n), held).any(): return text, "", {}
+    left, words = cut_overlaps(text, held)
+    return left, "sentences cut" if left else "overlaps what is held out", dict(words=words)
+
+# %% ../nbs/00_data.ipynb #e1a8be5d
 def new_counts() -> dict:
     "What is counted of a source."
     return dict(read=0, quarantined=Counter(), dropped=Counter(), cut=Counter(), steps=Counter(), **{role: Counter(documents=0, words=0, bytes=0) for role in ("train", "valid")})
@@ -202,26 +203,17 @@ class Corpus:
     def add_part(self, p: Part):
         "Write the documents of one part that are kept."
         counts = self.report[p.source]
-        for q in p.done["quarantine"]: counts["quarantined"][q["reason"]] += 1
+        counts["quarantined"].update(q["reason"] for q in p.done["quarantine"])
         counts["dropped"].update(p.done["dropped"])
         counts["steps"].update(p.done["steps"])
         counts["read"] += len(p.done["quarantine"]) + sum(p.done["dropped"].values()) + len(p.lengths)
         for reason, found in p.done["examples"].items(): self.show(reason, *found)
-        for n, record in p.records(): self.judge(p, n, record | {"source": p.source})
-    def judge(self, p: Part, n: int, record: dict):
-        "Keep, cut or drop one document."
-        reason = None
-        if p.twin[n] >= 0:
-            reason = "in validation" if not p.valid[n] and p.twin[n] <= self.last_valid else "duplicate" if p.likeness[n] == 1 else "nearly a duplicate"
-            self.show(reason, shown(record, likeness=round(float(p.likeness[n]), 3), twin=int(p.twin[n])))
-        elif not p.valid[n] and overlap_mask(p.words(n), self.held).any():
-            text, words = cut_overlaps(record["text"], self.held)
-            reason = None if text else "overlaps what is held out"
-            if text: self.report[p.source]["cut"].update(documents=1, words=words)
-            self.show(reason or "sentences cut", shown(record, words=words))
-            record = record | {"text": text}
-        if reason: self.report[p.source]["dropped"][reason] += 1
-        else: self.write(record, "valid" if p.valid[n] else "train")
+        for n, record in p.records():
+            left, why, more = judge(p, n, record["text"], self.held, self.last_valid)
+            if why: self.show(why, shown(record | {"source": p.source}, **more))
+            if why and left: counts["cut"].update(documents=1, words=more["words"])
+            if left: self.write(record | {"text": left, "source": p.source}, "valid" if p.valid[n] else "train")
+            else: counts["dropped"][why] += 1
     def show(self, reason: str, *documents: dict):
         "Keep the first few examples of what was done for a reason."
         self.examples[reason] = (self.examples.get(reason, []) + list(documents))[:6]
@@ -233,10 +225,19 @@ class Corpus:
         self.report[source][role].update(documents=1, words=len(record["text"].split()), bytes=len(record["text"].encode()))
 
 # %% ../nbs/00_data.ipynb #1e836da4
+def show_twins(examples: dict, parts: list[Part]):
+    "Put the beginning of the document that it repeats beside each example, in the place of its number."
+    alike = [e for found in examples.values() for e in found if "twin" in e]
+    wanted = {e["twin"] for e in alike}
+    starts = {int(p.number[n]): record["text"][:160] for p in parts if np.isin(p.number, list(wanted)).any() for n, record in p.records() if p.number[n] in wanted}
+    for e in alike: e["twin"] = starts[e["twin"]]
+
 def write_report(corpus: Corpus, parts: list[Part], aside: list) -> dict: # source -> counts
     "Write `report.json`, `quarantine.jsonl` and `numbers.npz`."
-    quarantine = [q for p in parts for q in p.done["quarantine"]] + list(aside)
+    quarantine = Quarantine([q for p in parts for q in p.done["quarantine"]] + list(aside))
     write_records(corpus.run/"quarantine.jsonl", quarantine)
+    if quarantine: print(f"{len(quarantine)} lines could not be used ({', '.join(f'{why}: {n}' for why, n in quarantine.counts.items())}); see quarantine.jsonl in the run's folder")
+    show_twins(corpus.examples, parts)
     np.savez(corpus.run/"numbers.npz", **{name: np.concatenate([np.load(p.folder/"numbers.npy")[:, i] for p in parts]) for i, name in enumerate(RULES)})
     write_json(corpus.run/"report.json", dict(sources=corpus.report, examples=corpus.examples, quarantine=quarantine))
     return corpus.report

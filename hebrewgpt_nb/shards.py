@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FILE', 'SMALL', 'MAX_EPOCHS', 'token_dtype', 'text_digest', 'token_row', 'encode_texts', 'npy', 'sha256_of',
-           'PartFile', 'check_file', 'Standing', 'remove_files', 'file_stem', 'SourceWriter', 'batches',
-           'die_with_parent', 'start_worker', 'encode_in_worker', 'worker_pool', 'encode_batches', 'names_of',
-           'encode_in_pool', 'Build', 'build_shards', 'Tokens', 'is_index', 'read_index', 'Shards', 'fill_up',
+           'PartFile', 'check_file', 'Standing', 'find_standing', 'remove_files', 'file_stem', 'SourceWriter',
+           'batches', 'die_with_parent', 'start_worker', 'worker_pool', 'map_in_pool', 'encode_in_worker',
+           'encode_batches', 'Build', 'build_shards', 'Tokens', 'is_index', 'read_index', 'Shards', 'fill_up',
            'whole_numbers', 'check_plan', 'plan_mixture', 'due_rows', 'mix_order']
 
 # %% ../nbs/00_4_shards.ipynb #5ed20d19
@@ -121,6 +121,13 @@ class Standing:
         os.truncate(part.part, part.tokens*self.itemsize)
         with open(part.part, "rb") as f: part.sha = hashlib.file_digest(f, "sha256")
 
+# %% ../nbs/00_4_shards.ipynb #e1641e4a
+def find_standing(folder: Path, stem: str, made: dict) -> Standing | None:
+    "A file, if an earlier build with the same tokenizer finished it, and it is whole."
+    path = folder/f"{stem}.json"
+    try: return Standing(folder, stem, made["dtype"]) if path.exists() and read_json(path)["made"] == made else None
+    except (UserError, KeyError, TypeError): tqdm.write(f"{path.name}: it or a neighbour was damaged since it was written; made again")
+
 # %% ../nbs/00_4_shards.ipynb #74e3a9d7
 FILE = re.compile(r"(\.?)([\w-]+-\d{5,})\.(?:bin|starts\.npy|keys\.npy|json)(?:\.part)?")
 
@@ -139,14 +146,9 @@ class SourceWriter:
     "The files of one source."
     def __init__(self, folder: Path, name: str, made: dict):
         self.folder, self.name, self.made, self.files, self.part, self.writing = folder, name, made, [], None, False
-        self.old = self.next_standing()
+        self.old = find_standing(folder, self.stem, made)
     @property
     def stem(self) -> str: return f"{self.name}-{len(self.files):05d}"
-    def next_standing(self) -> Standing | None:
-        "The next file, if an earlier build with the same tokenizer finished it."
-        path = self.folder/f"{self.stem}.json"
-        try: return Standing(self.folder, self.stem, self.made["dtype"]) if path.exists() and read_json(path)["made"] == self.made else None
-        except (UserError, KeyError, TypeError): tqdm.write(f"{path}: it or a neighbour was damaged since it was written; made again")
     def holds(self, text: str) -> bool:
         "Whether the next document stands already."
         if self.writing: return False
@@ -158,7 +160,7 @@ class SourceWriter:
     def keep(self):
         "Take a standing file as it is."
         self.files.append(self.old.entry)
-        self.old = self.next_standing()
+        self.old = find_standing(self.folder, self.stem, self.made)
     def begin(self):
         "From here on write."
         self.writing, self.part = True, PartFile(self.folder, self.stem, self.made)
@@ -199,50 +201,51 @@ def die_with_parent():
     os._exit(1)
 
 def start_worker(packed: bytes):
-    "Make a worker ready: one tokenizer, one thread."
+    "Make a worker ready: one tokenizer (or None), one thread."
     global worker_tokenizer
     threading.Thread(target=die_with_parent, daemon=True).start()
     worker_tokenizer = pickle.loads(packed)
     if hasattr(worker_tokenizer, "n_threads"): worker_tokenizer.n_threads = 1
 
-def encode_in_worker(texts: list[str]) -> tuple:
-    "`encode_texts` with the worker's tokenizer."
-    return encode_texts(worker_tokenizer, texts)
-
-def worker_pool(tokenizer, workers: int) -> ProcessPoolExecutor:
-    "Processes that encode; raises `UserError` if the tokenizer cannot be sent to them."
+def worker_pool(workers: int, tokenizer=None) -> ProcessPoolExecutor:
+    "Processes that work for this one; raises `UserError` if the tokenizer cannot be sent to them."
     from hebrewgpt_nb.shards import start_worker as start # a spawned process can import this one, not a notebook's
     try: packed = pickle.dumps(tokenizer)
     except (pickle.PicklingError, AttributeError, TypeError) as e: raise UserError(f"the tokenizer cannot be sent to other processes ({e}); give workers=1") from None
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start, (packed,))
 
-# %% ../nbs/00_4_shards.ipynb #c85890c1
-SMALL = 4 # batches that are not worth a process
-
-def encode_batches(groups, # lists of dicts of `text` and `source`
-                   tokenizer, workers: int=0, # 0: all cores, if there is work for them
-                  ): # yields (sources, what `encode_texts` gives), in order
-    "Encode a stream of batches."
-    groups = iter(groups)
-    first = [] if workers else list(itertools.islice(groups, SMALL + 1))
-    workers, groups = workers or (os.cpu_count() if len(first) > SMALL else 1), itertools.chain(first, groups)
-    if workers == 1: yield from ((names_of(g), encode_texts(tokenizer, [r["text"] for r in g])) for g in groups)
-    else:
-        with worker_pool(tokenizer, workers) as pool: yield from encode_in_pool(groups, pool, 2*workers)
-
-def names_of(group: list[dict]) -> list[str]: return [r["source"] for r in group]
-
-def encode_in_pool(groups, pool: ProcessPoolExecutor, ahead: int):
-    "Encode batches in other processes, `ahead` at a time."
-    from hebrewgpt_nb.shards import encode_in_worker as work
+# %% ../nbs/00_4_shards.ipynb #d8792bdc
+def map_in_pool(pool: ProcessPoolExecutor, work, # a function that a spawned process can import
+                groups, ahead: int, # how many may be on their way
+               ): # yields (group, work(group)), in order
+    "Work on groups in other processes; raises `UserError` if one dies."
     waiting = deque()
     try:
         for group in groups:
-            waiting.append((names_of(group), pool.submit(work, [r["text"] for r in group])))
-            if len(waiting) >= ahead: names, future = waiting.popleft(); yield names, future.result()
-        for names, future in waiting: yield names, future.result()
+            waiting.append((group, pool.submit(work, group)))
+            if len(waiting) >= ahead: done, future = waiting.popleft(); yield done, future.result()
+        for done, future in waiting: yield done, future.result()
     except BrokenProcessPool:
-        raise UserError("an encoding process died: out of memory, or build_shards was called in a script outside `if __name__ == '__main__':`, or the tokenizer's class stands in a notebook; finished files stand, start again with workers=1") from None
+        raise UserError("a worker process died: out of memory, or the work was begun in a script outside `if __name__ == '__main__':`, or the tokenizer's class stands in a notebook (then give workers=1); what is finished stands, start again") from None
+
+# %% ../nbs/00_4_shards.ipynb #c85890c1
+SMALL = 4 # batches that are not worth a process
+
+def encode_in_worker(group: list[dict]) -> tuple:
+    "`encode_texts` with the worker's tokenizer."
+    return encode_texts(worker_tokenizer, [r["text"] for r in group])
+
+def encode_batches(groups, # lists of dicts of `text` and `source`
+                   tokenizer, workers: int=0, # 0: all cores, if there is work for them
+                  ): # yields (batch, what `encode_texts` gives), in order
+    "Encode a stream of batches."
+    from hebrewgpt_nb.shards import encode_in_worker as work
+    groups = iter(groups)
+    first = [] if workers else list(itertools.islice(groups, SMALL + 1))
+    workers, groups = workers or (os.cpu_count() if len(first) > SMALL else 1), itertools.chain(first, groups)
+    if workers == 1: yield from ((g, encode_texts(tokenizer, [r["text"] for r in g])) for g in groups)
+    else:
+        with worker_pool(workers, tokenizer) as pool: yield from map_in_pool(pool, work, groups, 2*workers)
 
 # %% ../nbs/00_4_shards.ipynb #d0330375
 class Build:
@@ -259,9 +262,9 @@ class Build:
             if name not in self.writers: self.writers[name] = SourceWriter(self.folder, name, self.made)
             if self.writers[name].holds(record["text"]): self.tick(1)
             else: yield dict(text=record["text"], source=name)
-    def write(self, names: list[str], encoded: tuple):
+    def write(self, batch: list[dict], encoded: tuple):
         "Write one batch."
-        tokens, lengths, keys, sizes = encoded
+        (tokens, lengths, keys, sizes), names = encoded, [r["source"] for r in batch]
         for name, row, key, size in zip(names, np.split(tokens, np.cumsum(lengths)[:-1]), keys.tolist(), sizes.tolist()): self.writers[name].add(row, key, size)
         for name in set(names):
             if self.writers[name].part: self.writers[name].part.flush()
@@ -285,7 +288,7 @@ def build_shards(records, # dicts of `text` and `source`, in the same order each
     dtype = token_dtype(tokenizer.vocab_size)
     made = dict(tokenizer_sha256=tokenizer.sha256, dtype=dtype, bos=tokenizer.bos_id, eos=tokenizer.eos_id, shard_tokens=shard_tokens)
     build = Build(resolve(out_dir), made, tick)
-    for names, encoded in encode_batches(batches(build.new_records(records)), tokenizer, workers): build.write(names, encoded)
+    for batch, encoded in encode_batches(batches(build.new_records(records)), tokenizer, workers): build.write(batch, encoded)
     index = dict(dtype=dtype, vocab_size=tokenizer.vocab_size, tokenizer_sha256=tokenizer.sha256, sources=build.close())
     write_json(build.folder/"index.json", index)
     return index

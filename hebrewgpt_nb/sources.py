@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_LINE', 'PACKED', 'FORMATS', 'CREDIT', 'NO_ANSWER', 'RELATIONS', 'FEELINGS', 'COMMENTS', 'GROUPS', 'LISTED',
            'SOURCES', 'TABLES', 'MIXTURES', 'unzstd', 'read_chunks', 'Quarantine', 'put_aside', 'warn_of', 'read_lines',
-           'parse_object', 'parse_record', 'wrong_text', 'guess_encoding', 'parse_text', 'record_files', 'source_name',
+           'not_utf8', 'parse_object', 'parse_record', 'wrong_text', 'parse_text', 'record_files', 'source_name',
            'read_whole', 'read_file', 'read_records', 'source_files', 'read_objects', 'read_checked', 'parse_example',
            'RecordWriter', 'write_records', 'lacking', 'web_row', 'article_row', 'ruling_row', 'work_row', 'answer_of',
            'qa_row', 'nli_row', 'feeling_row', 'comment_row', 'summary_row', 'Source', 'group_of', 'find_source',
@@ -72,13 +72,20 @@ def read_lines(path: Path): # yields bytes
         for line in others: yield rest; rest = line[:MAX_LINE + 1]
     if rest: yield rest
 
+# %% ../nbs/00_3_sources.ipynb #d434a5ec
+def not_utf8(raw: bytes) -> str: # the reason; for Hebrew with the likely encoding, and the command that mends it
+    "What is wrong with bytes that are not UTF-8."
+    letters, hebrew = len(re.findall(rb"[A-Za-z\x80-\xff]", raw)), len(re.findall(rb"[\xe0-\xfa]", raw))
+    guess = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "windows-1255" if hebrew > .4 * letters else "" # niqqud, where written, is nearly half of the bytes
+    return f"not UTF-8 (looks like {guess}: iconv -f {guess} -t utf-8)" if guess else "not UTF-8"
+
 # %% ../nbs/00_3_sources.ipynb #d858fe1d
 def parse_object(raw: bytes, # one line of a file
                 ) -> dict | str: # the object, or what is wrong
     "Read one line of JSON that shall be an object."
     if len(raw) > MAX_LINE: return "longer than 10 MB"
     try: found = json.loads(raw.decode("utf8").lstrip("\ufeff"))
-    except UnicodeDecodeError: return "not UTF-8"
+    except UnicodeDecodeError: return not_utf8(raw)
     except (ValueError, RecursionError): return "not JSON"
     return found if isinstance(found, dict) else "not a JSON object"
 
@@ -96,20 +103,11 @@ def wrong_text(text) -> str | None:
     except UnicodeEncodeError: return "text is not Unicode (half a surrogate pair)"
 
 # %% ../nbs/00_3_sources.ipynb #eea2a889
-def guess_encoding(raw: bytes, # not UTF-8
-                  ) -> str: # empty: no idea
-    "The encoding that a Hebrew text file is likely in."
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"): return "utf-16"
-    letters = len(re.findall(rb"[A-Za-z\x80-\xff]", raw))
-    return "windows-1255" if len(re.findall(rb"[\xe0-\xfa]", raw)) > .4 * letters else "" # niqqud, where written, is nearly half of the bytes
-
 def parse_text(raw: bytes) -> dict | str:
     "A whole text file as a record, or what is wrong with it."
     if len(raw) > MAX_LINE: return "longer than 10 MB"
     try: text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        guess = guess_encoding(raw)
-        return f"not UTF-8 (looks like {guess}: iconv -f {guess} -t utf-8)" if guess else "not UTF-8"
+    except UnicodeDecodeError: return not_utf8(raw)
     return wrong_text(text) or {"text": text}
 
 # %% ../nbs/00_3_sources.ipynb #21826b4f

@@ -1,5 +1,5 @@
 "Cleaning: what must go, what must stay, and that no word is joined or cut."
-import re, time, unicodedata
+import html, re, time, unicodedata
 from collections import Counter
 import pytest
 from hypothesis import assume, example, given, settings, strategies as st
@@ -12,7 +12,7 @@ from hebrewgpt_nb.core import UserError
 PARTS = ["&", "amp;", "&lt;", "&gt;", "&quot;", "&quot", "&#39", "&#x200f;", "&#xfffd;", "&amp;amp;lt;b&amp;amp;gt;", "&amp;amp;nbsp;", "&amp;amp;#8207;", "<", ">", "<b>", "</b>", "<br/>",
          "<p class='x'>", "<!--", "-->", "<script>", "</script>", "b", "/", "x < 3", " ", "\u00a0", "\t", "\n", "\r\n", "\u2028", "\x85", "\u200f", "\u202a", "\u2067", "\u200b", "\u200d", "\ufeff", "\u00ad",
          "\u034f", "\ufffd", "\x00", "\x1f", "\uffff", "\U000e0041", "שלום", "ש\u05c1ָ", "\u05b0\u05bc", "\ufb2a", "\ufb21", "\ufb4f", "בית\u05beספר", "צה״ל", "ג׳", "׳", "״", "“", "”", "„", "’", "‘", "′", "`", "''", "'", '"',
-         "ב“", "\u2010", "\u2011", "-", "×©×œ×•×", "׳©׳•׳", "ùìåí", "àáâ", "Ã©", "déjà", "\u037e", "&Atilde;", "&copy;", "e\u0301", "🙂", "❤️", "👍🏽", "חחחח", "!!!!", "....", "קרא עוד", "\nשתפו בפייסבוק\n", "&#8362;", "ם", "ך"]
+         "ב“", "\u2010", "\u2011", "-", "×©×œ×•×", "׳©׳•׳", "ùìåí", "àáâ", "Ã©", "déjà", "\u037e", "&Atilde;", "&copy;", "e\u0301", "🙂", "❤️", "👍🏽", "חחחח", "!!!!", "....", "קרא עוד", "\nשתפו בפייסבוק\n", "&#8362;", "&#00001488;", "&amp;amp;#000008207;", "ם", "ך"]
 messy = st.lists(st.one_of(st.sampled_from(PARTS), st.text(max_size=3), st.text(HEBREW + "\u05b0\u05b8\u05bc\u05c1\u05be", max_size=4)), max_size=12).map("".join)
 policy = st.sampled_from(["keep", "strip", "auto"])
 
@@ -86,6 +86,31 @@ def test_without_a_trigger_no_word_changes(text, niqqud):
     if niqqud == "strip": was = [re.sub(f"[{MARKS}]", "", w) for w in was]
     if niqqud == "auto": assume(not re.search(f"[{MARKS}]", text))
     assert clean_text(text, niqqud=niqqud).split() == [w for w in was if w]
+
+def unescaped(text): # by the standard library, however deep
+    while (done := html.unescape(text)) != text: text = done
+    return text
+
+def visible(text): return "".join(c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Cn") and c not in "\ufffd\u034f\ufffc")
+def squeezed(text): return re.sub(r"(.[\ufe0f\U0001f3fb-\U0001f3ff]*)\1+", r"\1", text)
+
+SAME = { # what a step leaves as it was: words, but for the signs that it is about; of encoding, whole lines
+    "quotes": lambda t: re.sub("[“”„‟″‚’‘‛′ʼ´`׳״'\"]+", "'", t).split(), "hyphens": lambda t: re.sub("[\u2010\u2011]", "-", t).split(), "maqaf": lambda t: t.replace("\u05be", "-").split(),
+    "nfc": lambda t: unicodedata.normalize("NFKC", t).split(), "repeats": lambda t: squeezed(t).split(), "spaces": str.split, "invisible": lambda t: visible(t).split(), "entities": lambda t: unescaped(t).split(),
+    "niqqud": lambda t: re.sub(f"[{MARKS}]", "", t).split(), "encoding": lambda t: [line for line in t.split("\n") if not re.search("[À-ú׳ײ]", line)]}
+
+@settings(max_examples=500, deadline=None)
+@given(messy, policy, st.booleans())
+def test_every_change_is_of_the_kind_that_the_step_is_named_for(text, niqqud, maqaf):
+    for name, step in clean.chosen_steps(STEPS if maqaf else DEFAULT, niqqud)*2:
+        done = step(text)
+        if name in ("tags", "boilerplate"): # what is left stood there, in this order
+            parts = (lambda t: t.split("\n")) if name == "boilerplate" else (lambda t: re.sub(r"\s", "", t))
+            rest = iter(parts(text))
+            assert not done or all(part in rest for part in parts(done))
+        elif name == "encoding": assert text.count("\n") == done.count("\n") and set(SAME[name](text)) <= set(done.split("\n"))
+        else: assert SAME[name](done) == SAME[name](text), name
+        text = done
 
 @settings(max_examples=500, deadline=None)
 @given(messy)

@@ -1,11 +1,11 @@
 "The corpus job: what becomes of each record, and what a bad file or a kill does."
 import json, os, random, signal, subprocess, sys, time
 from collections import Counter
-import numpy as np, pytest
-from hebrewgpt_nb import data
+import numpy as np, psutil, pytest
 from hebrewgpt_nb.copies import HeldOut, overlap_mask, word_hashes
 from hebrewgpt_nb.core import UserError, read_json, sample_dir, sha256_file
 from hebrewgpt_nb.data import clean_records, drop_reason, prepare_data
+from hebrewgpt_nb.shards import worker_pool
 from hebrewgpt_nb.sources import read_records, write_records
 
 os.environ["HEBREWGPT_QUIET"] = "1"
@@ -66,9 +66,8 @@ def test_no_source_of_an_earlier_job_survives(tmp_path):
 
 def test_two_processes_give_what_one_gives():
     records = [record(n, text=f"שלום&nbsp;<b>{n}</b> " + "מילים רבות " * 3000) for n in range(40)]
-    pool = data.concurrent.futures.ProcessPoolExecutor(2, data.multiprocessing.get_context("spawn"))
     counts = Counter(), Counter()
-    with pool: together = list(clean_records(records, counts[0], pool=pool))
+    with worker_pool(2) as pool: together = list(clean_records(records, counts[0], pool=pool))
     alone = list(clean_records(records, counts[1]))
     assert [(r, n, why) for r, _, n, why in together] == [(r, n, why) for r, _, n, why in alone] and counts[0] == counts[1]
     assert all((a[1] == b[1]).all() for a, b in zip(together, alone))
@@ -154,3 +153,18 @@ def test_killed_and_started_again(tmp_path):
         running.wait()
     subprocess.run(job("killed"), check=True, capture_output=True)
     assert files("killed") == files("whole") and len(files("whole")) >= 9
+
+FOREVER = """
+import itertools, collections, hebrewgpt_nb.data as d
+with d.cleaning_pool(10**9) as pool:
+    for n, _ in enumerate(d.clean_records((dict(text="שלום " * 1000) for _ in itertools.count()), collections.Counter(), pool=pool)):
+        if n == 500: print("cleaning", flush=True)
+"""
+
+def test_a_kill_leaves_no_process_behind():
+    running = subprocess.Popen([sys.executable, "-c", FOREVER], stdout=subprocess.PIPE)
+    assert running.stdout.readline() == b"cleaning\n"
+    children = psutil.Process(running.pid).children(recursive=True)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert (children or os.cpu_count() == 1) and not psutil.wait_procs(children, timeout=10)[1]
