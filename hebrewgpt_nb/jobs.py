@@ -13,7 +13,7 @@ from tqdm import tqdm
 from .core import INPUTS, UserError, check_value, cli, project_root, read_json, resolve, stage_key, stamp_of, write_json
 
 # %% ../nbs/10_jobs.ipynb #c04710ce
-STAGES = {"00_data": "data.prepare_data", "01_tokenizer": "tokenizer.make_tokenizer", "04_pretrain": "pretrain.pretrain",
+STAGES = {"00_data": "data.prepare_data", "01_0_prefixes": "prefixes.make_prefixes", "01_tokenizer": "tokenizer.make_tokenizer", "04c_tokenizers": "compare.compare_tokenizers", "04_pretrain": "pretrain.pretrain",
           "05_sft": "sft.sft", "06_eval": "evaluate.evaluate"} # notebook -> the stage at its end; other notebooks only teach
 
 def stage_function(notebook: str):

@@ -9,8 +9,8 @@ __all__ = ['SLOTS', 'STACKS', 'UNITS', 'WORD', 'NEVER', 'BEFORE', 'AFTER', 'FORM
            'read_gold', 'is_held_back', 'cuts', 'boundary_scores', 'longer', 'fit_table', 'fit_scorer',
            'learn_prefixes', 'measure_prefixes', 'make_prefixes']
 
-# %% ../nbs/01_0_prefixes.ipynb #c76f5bce
-import functools, itertools, re, zlib
+# %% ../nbs/01_0_prefixes.ipynb #c4930c7a
+import functools, itertools, re, zipfile, zlib
 from collections import Counter
 from pathlib import Path
 import numpy as np
@@ -146,9 +146,8 @@ def load_prefixes(path: str | Path) -> Prefixes:
         with np.load(path) as f: found = {k: f[k] for k in f}
         words = found["words"].tobytes().decode().split("\n")
         net = {k[4:]: v for k, v in found.items() if k.startswith("net_")}
-        assert len(words) == len(found["counts"]) == len(found["company"])
         return Prefixes(words, found["counts"], found["company"], net or None)
-    except (OSError, ValueError, KeyError, AssertionError, EOFError) as e: raise UserError(f"{path}: not a file of prefixes ({type(e).__name__}); make it again with python -m hebrewgpt_nb.prefixes") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e: raise UserError(f"{path}: not a file of prefixes ({type(e).__name__}); make it again with python -m hebrewgpt_nb.prefixes") from None
 
 @functools.cache
 def shipped() -> Prefixes:
@@ -224,12 +223,13 @@ def fit_scorer(p: Prefixes, words: list[tuple], # (word, prefixes)
     import torch
     from torch import nn
     table, real, right = map(torch.from_numpy, fit_table(p, words + longer(words)))
-    mean, scale = table[real].mean(0), 1/table[real].std(0).clamp(min=1e-3)
+    mean, scale = table[real].mean(0), 1/table[real].std(0)
+    scale[scale > 1000] = 0 # a number that never changed says nothing, and nothing is known of other values
     x, nets = (table - mean)*scale, []
     for seed in range(seeds):
         torch.manual_seed(seed)
         net = nn.Sequential(nn.Dropout(.1), nn.Linear(x.shape[-1], hidden), nn.ReLU(), nn.Dropout(.4), nn.Linear(hidden, 1, bias=False))
-        opt, steps = torch.optim.AdamW(net.parameters(), weight_decay=.05), epochs*max(1, len(x)//batch)
+        opt, steps = torch.optim.AdamW(net.parameters(), weight_decay=.05), epochs*max(5, len(x)//batch)
         rate = torch.optim.lr_scheduler.OneCycleLR(opt, 4e-3, total_steps=steps)
         for _ in range(steps):
             at = torch.randint(len(x), (batch,))

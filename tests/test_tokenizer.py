@@ -1,12 +1,14 @@
 "The tokenizer: nothing is lost, nothing is forged, and what a bad file does."
 import io, os, pickle, subprocess, sys
+from collections import Counter
 import numpy as np, pytest, sentencepiece, torch
 from hypothesis import example, given, settings, strategies as st
 from hebrewgpt_nb import tokenizer as T
 from hebrewgpt_nb.core import UserError, sample_dir, sha256_file
+from hebrewgpt_nb.prefixes import readings
 from hebrewgpt_nb.shards import Shards
 from hebrewgpt_nb.sources import read_records, write_records
-from hebrewgpt_nb.tokenizer import Tokenizer, encode_prompt, format_prompt, learn_prefixes, make_tokenizer, measure_tokenizer, show_pieces, split_prefixes, thin, train_tokenizer
+from hebrewgpt_nb.tokenizer import KINDS, Tokenizer, encode_prompt, format_prompt, longest_rule, make_tokenizer, measure_tokenizer, shortest_rules, show_pieces, thin, train_tokenizer, write_signs
 
 os.environ["HEBREWGPT_QUIET"] = "1"
 TEXTS = [r["text"] for r in read_records(sample_dir()/"pretrain")]
@@ -15,6 +17,10 @@ TEXTS = [r["text"] for r in read_records(sample_dir()/"pretrain")]
 def model(tmp_path_factory): return train_tokenizer(TEXTS, tmp_path_factory.mktemp("tok")/"tokenizer.model", vocab_size=1024)
 @pytest.fixture(scope="module")
 def tok(model): return Tokenizer(model)
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory, tok): # the kinds that need nothing beside their file
+    folder = tmp_path_factory.mktemp("kinds")
+    return {"plain": tok} | {kind: Tokenizer(train_tokenizer(TEXTS, folder/f"{kind}.model", 1024, kind=kind)) for kind in ("boundaries", "rules")}
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):
@@ -27,15 +33,63 @@ def foreign(tmp_path_factory):
 
 # -- nothing is lost
 
-PARTS = ["\u2581", "\u2585", "<s>", "</s>", "<unk>", "<pad>", "<0x41>", *T.CONTROLS, *T.HEADINGS, "\n", "\r\n", "\t", "\x00", " ", "  ", "\u00a0", "\u200f", "שלום", "בְּרֵאשִׁית", "12", "🙂", "漢", "e\u0301", "\ufdd0", "\U0010ffff", " ⁇ "]
+PARTS = [*T.SIGNS.values(), T.BREAK, " ה", " וה", " הבית", "\u2581", "\u2585", "<s>", "</s>", "<unk>", "<pad>", "<0x41>", *T.CONTROLS, *T.HEADINGS, "\n", "\r\n", "\t", "\x00", " ", "  ", "\u00a0", "\u200f", "שלום", "בְּרֵאשִׁית", "12", "🙂", "漢", "e\u0301", "\ufdd0", "\U0010ffff", " ⁇ "]
 texts = st.lists(st.one_of(st.text(max_size=8), st.sampled_from(PARTS)), max_size=8).map("".join)
 
 @settings(max_examples=500, deadline=None)
 @given(text=texts)
 @example(text="\u2581")
 @example(text=" \u2581 a\u2581")
-def test_every_text_survives(tok, text):
-    assert tok.decode(tok.encode(text)) == text
+@example(text=f"אל הבית {T.SIGNS['ה']} בית")
+@example(text=f" וה {T.SIGNS['ו']}{T.SIGNS['ה']} ה \n הבית\nהבית  הבית")
+def test_every_text_survives(stock, text):
+    assert {kind: t.decode(t.encode(text)) for kind, t in stock.items()} == dict.fromkeys(stock, text)
+
+@settings(max_examples=100, deadline=None)
+@given(words=st.lists(st.text("ושהבכלמאיןרת", min_size=1, max_size=7), min_size=1, max_size=8), space=st.sampled_from([" ", "  ", "\n", "-", " ("]))
+def test_hebrew_words_survive(stock, words, space):
+    text = space.join(words)
+    for t in stock.values():
+        ids = t.encode(text)
+        assert t.decode(ids) == text and all(text.startswith(t.decode(ids[:n]).rstrip("\ufffd")) for n in range(len(ids))) # and grow as they come
+
+def test_the_sample_survives_every_kind(stock): assert all([t.decode(i) for i in t.encode(TEXTS)] == TEXTS for t in stock.values())
+
+@pytest.mark.parametrize("kind", ["plain", "boundaries", "rules"])
+def test_bare_sentencepiece_does_the_same(stock, kind):
+    bare = sentencepiece.SentencePieceProcessor(model_proto=stock[kind].proto)
+    assert [bare.encode(t) for t in TEXTS] == stock[kind].encode(TEXTS) and [bare.decode(bare.encode(t)) for t in TEXTS] == TEXTS
+
+def test_rules_make_a_prefix_a_sign_and_the_stem_the_piece_of_its_own(stock):
+    alone, behind = (stock["rules"].encode(f"אל {w}") for w in ("הבית", "בית"))
+    sign = stock["rules"].sp.piece_to_id(T.SIGNS["ה"])
+    assert alone == [*behind[:-1], sign, behind[-1]] or alone[-len(behind[1:]):] == behind[1:] and sign in alone
+
+def test_boundaries_join_nothing_across_a_prefix(stock):
+    table = T.split_table(Counter(w for t in TEXTS for w in T.WORD.findall(t)))
+    whole = {w for w in table if len(stock["boundaries"].encode(f" {w}")) == 1}
+    assert len(whole) < len({w for w in table if len(stock["plain"].encode(f" {w}")) == 1})/2 # some are other words' beginnings
+
+def test_unknown_kind(tmp_path):
+    with pytest.raises(UserError, match="kind is 'morphemes': choose one of plain, boundaries, rules, outside"): train_tokenizer(TEXTS, tmp_path/"t.model", 600, kind="morphemes")
+    with pytest.raises(UserError, match="kind is 'outside'"): make_tokenizer(run=str(tmp_path/"run"), kind="outside")
+
+words = st.dictionaries(st.text("והבא", min_size=1, max_size=5), st.integers(1, 9), min_size=1, max_size=30)
+
+@settings(max_examples=200, deadline=None)
+@given(counts=words, choices=st.randoms(use_true_random=False), price=st.integers(0, 12))
+def test_rules_cost_no_more_than_any_other(counts, choices, price):
+    table = {w: s for w in counts if (s := choices.choice(readings(w)))}
+    def cost(rules): return price*len(rules) + sum(n for w, n in counts.items() if longest_rule(rules, w) != table.get(w, ()))
+    rules = shortest_rules(table, Counter(counts), price)
+    keys = [w[:n] for w in counts for n in range(1, len(w) + 1)]
+    for _ in range(20):
+        other = dict(rules)
+        for key in choices.sample(keys, min(3, len(keys))):
+            if key in other: del other[key]
+            else: other[key] = choices.choice([(), *(T.STACKS[key[:n]] for n in range(1, len(key) + 1) if key[:n] in T.STACKS)])
+        assert cost(rules) <= cost(other)
+    assert price or cost(rules) == 0
 
 @settings(max_examples=50, deadline=None)
 @given(many=st.lists(texts, max_size=6))
@@ -133,23 +187,6 @@ def test_every_truncation_is_noticed(model, tmp_path):
     for cut in [*range(1, 400), *range(400, len(whole), 97)]:
         (tmp_path/"x.model").write_bytes(whole[:-cut])
         with pytest.raises(UserError, match="x.model: not a whole SentencePiece model"): Tokenizer(tmp_path/"x.model")
-
-# -- prefixes
-
-@pytest.mark.parametrize("word, parts", [("ולכשהבית", ["ו", "לכש", "ה", "בית"]), ("הבית", ["ה", "בית"]), ("כאשר", ["כאשר"]), ("לפני", ["לפני"]), ("כדי", ["כדי"]), ("מספר", ["מספר"]),
-                                         ("ללא", ["ללא"]), ("וכאשר", ["ו", "כאשר"]), ("", [""]), ("hello", ["hello"]), ("ה", ["ה"])])
-def test_split(word, parts): assert split_prefixes(word) == parts
-
-@settings(max_examples=300, deadline=None)
-@given(st.text("ושהבכלמאיןרת\"", max_size=9))
-def test_parts_make_the_word(word): assert "".join(split_prefixes(word)) == word
-
-def test_evidence_decides():
-    assert split_prefixes("הזברה", learn_prefixes(["זברה אחת"])) == ["ה", "זברה"]
-    assert split_prefixes("הזברה", learn_prefixes(["סוס אחד"])) == ["הזברה"]
-    assert split_prefixes("מלון", learn_prefixes(["מלון " * 100 + "לון"])) == ["מלון"]
-
-def test_points_are_no_hindrance(): assert learn_prefixes(["בַּיִת בית"])["בית"] == 2
 
 # -- measures and the job
 

@@ -1,0 +1,92 @@
+"Prefixes: the grammar, what evidence does, and how well the shipped scorer does on words it has not seen."
+import numpy as np, pytest
+from hypothesis import given, settings, strategies as st
+from hebrewgpt_nb.core import UserError, real_data_dir
+from hebrewgpt_nb.prefixes import (STACKS, Prefixes, boundary_scores, by_counts, choose, cuts, fit_scorer, gold_prefixes, is_held_back, learn_from, learn_prefixes, load_prefixes,
+                                   longer, make_prefixes, measure_prefixes, read_gold, readings, save_prefixes, shipped, split_prefixes, split_words)
+
+GOLD = real_data_dir() and real_data_dir()/"eval"
+
+@pytest.mark.parametrize("word, parts", [("ולכשהבית", ["ו", "לכש", "ה", "בית"]), ("הבית", ["ה", "בית"]), ("כאשר", ["כאשר"]), ("לפני", ["לפני"]), ("כדי", ["כדי"]), ("מספר", ["מספר"]),
+                                         ("ללא", ["ללא"]), ("וכאשר", ["ו", "כאשר"]), ("וכשהגשם", ["ו", "כש", "ה", "גשם"]), ("", [""]), ("hello", ["hello"]), ("ה", ["ה"]), ("בְּבַיִת", ["בְּבַיִת"])])
+def test_split(word, parts): assert split_prefixes(word) == parts
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("ושהבכלמאיןרת\"", max_size=9))
+def test_parts_make_the_word(word):
+    parts = split_prefixes(word)
+    assert "".join(parts) == word and (len(parts) == 1 or tuple(parts[:-1]) in STACKS.values() and parts[-1])
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text("ושהבכלמאיןרת", max_size=8), max_size=20), st.integers(1, 7))
+def test_many_at_once_are_as_one_by_one(words, portion): assert split_words(words, portion=portion) == [split_prefixes(w) for w in words]
+
+def test_readings_are_all_there_are():
+    for letters, stack in STACKS.items():
+        if letters: assert stack in readings(letters + "גן") and cuts(stack) == cuts(next(r for r in readings(letters + "גן") if "".join(r) == letters))
+
+def test_evidence_decides():
+    assert by_counts(learn_from(["זברה אחת"], least=1), "הזברה") == ("ה",)
+    assert by_counts(learn_from(["סוס אחד"], least=1), "הזברה") == ()
+    assert by_counts(learn_from(["מלון " * 100 + "לון"], least=1), "מלון") == ()
+
+def test_points_are_no_hindrance():
+    p = learn_from(["בַּיִת בית"], least=1)
+    assert p.words == ["בית"] and p.counts.tolist() == [2]
+
+def test_company_is_a_share():
+    p = learn_from(["את הבית " * 9], least=1)
+    assert p.company[p.row["הבית"]].max() == round(100*(9/12)**.5)
+
+def test_longer_words_are_of_the_grammar():
+    made = longer([(f"ה{a}{b}ד", ("ה",)) for a in "אבגדזח" for b in "אבגדזח"])
+    assert len(made) > 9 and all(s in readings(w) for w, s in made)
+
+def test_scorer_is_the_same_for_the_same_seeds():
+    p, words = learn_from(["בית גן עץ " * 3, "בבית בגן מבית מגן " * 3]), [("בבית", ("ב",)), ("בגן", ("ב",)), ("מבית", ()), ("מגן", ())]
+    one, two = (fit_scorer(p, words, seeds=2, hidden=4, epochs=3, batch=4) for _ in range(2))
+    assert all((one[k] == two[k]).all() for k in one)
+
+def test_saved_and_loaded(tmp_path):
+    p = learn_from(["בית גן עץ " * 3])
+    p.net = dict(mean=np.zeros(3, np.float32))
+    again = load_prefixes(save_prefixes(p, tmp_path/"p.npz"))
+    assert again.words == p.words and (again.counts == p.counts).all() and (again.company == p.company).all() and list(again.net) == ["mean"]
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04" + b"\0"*50])
+def test_a_file_that_is_none(tmp_path, content):
+    (tmp_path/"x.npz").write_bytes(content)
+    with pytest.raises(UserError, match="x.npz: not a file of prefixes"): load_prefixes(tmp_path/"x.npz")
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match="none.npz: not a file of prefixes"): load_prefixes(tmp_path/"none.npz")
+
+def test_no_hebrew_to_learn_from(tmp_path):
+    (tmp_path/"a.train.jsonl").write_text('{"text": "no Hebrew here"}\n', encoding="utf8")
+    with pytest.raises(UserError, match="no Hebrew word stands 3 times"): make_prefixes(run=str(tmp_path/"run"), data=str(tmp_path))
+    (tmp_path/"empty").mkdir()
+    with pytest.raises(UserError, match=r"no \*.train.jsonl files there"): make_prefixes(run=str(tmp_path/"run"), data=str(tmp_path/"empty"))
+    with pytest.raises(UserError, match="no segmentation_"): make_prefixes(run=str(tmp_path/"run"), gold=str(tmp_path/"empty"))
+
+def test_job_learns_from_a_treebank(tmp_path):
+    "A treebank in which ב is always cut and מ never, written here."
+    row = '{{"surface": "{0}{1}", "segments": {2}, "surface_split": {2}, "upos": {3}}}\n'
+    stems = "בית גן עץ שדה הר ים כפר גשר יער נחל שביל חלון שולחן כיסא ספר עיתון".split()
+    lines = [row.format(b, s, f'["{b}", "{s}"]' if b == "ב" else f'["{b}{s}"]', '["ADP", "NOUN"]' if b == "ב" else '["NOUN"]') for b in "במ" for s in stems]
+    (tmp_path/"segmentation_toy.jsonl").write_text("".join(lines), encoding="utf8")
+    (tmp_path/"a.train.jsonl").write_text('{"text": "' + " ".join((s + " ")*4 + ("ב" + s + " ")*3 + ("מ" + s + " ")*3 for s in stems) + '"}\n', encoding="utf8")
+    report = make_prefixes(run=str(tmp_path/"run"), data=str(tmp_path/"a.train.jsonl"), gold=str(tmp_path))
+    assert report["toy"]["F1"] > .9 and report["toy"]["words"] == sum(is_held_back(b + s) for b in "במ" for s in stems) > 5
+
+@pytest.mark.skipif(not GOLD, reason="the larger data is not there")
+def test_words_held_back():
+    scores = measure_prefixes(shipped(), GOLD)
+    assert scores["iahltwiki_dev"]["F1"] > .93 and scores["iahltknesset_dev"]["F1"] > .93
+
+@pytest.mark.skipif(not GOLD, reason="the larger data is not there")
+def test_the_rule_of_counts_does_less_well():
+    counts_only = Prefixes(shipped().words, shipped().counts, shipped().company)
+    for name, words in read_gold(GOLD).items():
+        held = [w for w in words if is_held_back(w)]
+        rule, scorer = (boundary_scores(zip(choose(p, held), map(words.get, held)))["F1"] for p in (counts_only, shipped()))
+        assert .8 < rule < scorer
