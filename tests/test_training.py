@@ -8,7 +8,10 @@ from hebrewgpt_nb.core import UserError, read_json, read_jsonl
 from hebrewgpt_nb.metrics import score_answers, score_texts
 from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.optim import MuonAdamW
-from hebrewgpt_nb.pretrain import Training, fit, load_checkpoint, make_batch, pretrain, valid_texts
+from hebrewgpt_nb.checkpoint import Checkpoints
+from hebrewgpt_nb.pretrain import pretrain, valid_texts
+from hebrewgpt_nb.rows import make_batch
+from hebrewgpt_nb.train import Training, fit
 from hebrewgpt_nb.sft import TARGETS, add_lora, read_examples, sft, split_examples, curriculum
 from hebrewgpt_nb.sources import Quarantine
 from hebrewgpt_nb.tokenizer import Tokenizer, make_tokenizer
@@ -77,10 +80,13 @@ def test_a_checkpoint_of_another_run_is_refused(made, tmp_path):
     with pytest.raises(UserError, match="lr was 0.02, is 0.01"): pretrain(run=str(tmp_path/"run"), **given, **SMALL, lr=.01)
 
 
-def test_a_torn_checkpoint_is_named(tmp_path):
-    path = tmp_path/"checkpoint.pt"
-    path.write_bytes(b"half")
-    with pytest.raises(UserError, match="checkpoint.pt: cannot be read"): load_checkpoint(path, {})
+def test_a_torn_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, capsys):
+    saved = Checkpoints(tmp_path, {})
+    for step in (3, 6): saved.save(step, dict(step=step))
+    (tmp_path/"00000006.pt").write_bytes((tmp_path/"00000006.pt").read_bytes()[:-9])
+    assert saved.latest()["step"] == 3 and "00000006.pt: torn or altered" in capsys.readouterr().out
+    (tmp_path/"00000003.json").write_bytes(b"half")
+    with pytest.raises(UserError, match="no other is there: delete"): saved.latest()
 
 
 def test_a_mixture_file_is_what_it_holds(made, tmp_path, capsys):
@@ -114,7 +120,7 @@ def test_validation_bits_per_byte_are_those_of_the_bundle(made):
 
 
 def test_one_document_is_learnt_by_heart(tmp_path):
-    "A wiring test: it fails if loss, targets or schedule are wrong."
+    "A wiring test: it fails if loss, targets, positions or schedule are wrong."
     torch.manual_seed(0)
     row = np.random.default_rng(0).integers(4, 300, (1, 65))
     fit(fresh(), lambda step: [make_batch(row, 2)], tmp_path, {}, 120, lambda s: 1.)
@@ -127,9 +133,9 @@ def test_nan_stops_with_its_step(bad, tmp_path):
     def batch_at(step):
         if step == bad: t.model.ln_f.weight.data[0] = math.nan
         return [make_batch(row, 2)]
-    with pytest.raises(UserError, match=f"the loss of step {bad} is nan"):
+    with pytest.raises(UserError, match=f"step {bad}: the loss is nan, first in batch 1 of 1"):
         fit(t, batch_at, tmp_path, {}, 30, lambda s: 1., save_every=5)
-    if bad: assert load_checkpoint(tmp_path/"checkpoint.pt", {})["step"] == 15
+    if bad: assert Checkpoints(tmp_path/"checkpoints", {}).latest()["step"] == 15
 
 
 def test_early_stopping_keeps_the_best(tmp_path):
