@@ -125,7 +125,7 @@ def train_step(t: Training, batches: list[Batch], # of this process
     except UserError as e: raise UserError(f"step {t.step}: {e}; look at those rows, or lower lr: the last checkpoint stands") from None
     t.opt.step(); t.opt.zero_grad()
     t.step, t.tokens = t.step + 1, t.tokens + scored
-    return dict(step=t.step, loss=round(loss, 5), tokens=t.tokens, tokens_per_s=round(scored / (time.perf_counter() - begun)), lr=factor * max(t.opt.lrs.values()))
+    return dict(step=t.step, loss=round(loss, 7), tokens=t.tokens, tokens_per_s=round(scored / (time.perf_counter() - begun)), lr=factor * max(t.opt.lrs.values()))
 
 # %% ../nbs/04_2_train.ipynb #19afde5f
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "A10G": 70e12, "L4": 121e12} # dense bfloat16, FLOP/s, by the maker's data sheets

@@ -1,5 +1,5 @@
 """The training loop and instruction tuning: killed and resumed, refused, merged."""
-import json, math, os, signal, subprocess, sys, time
+import json, math, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
 from safetensors.torch import load_file
@@ -15,6 +15,7 @@ from hebrewgpt_nb.train import Training, fit
 from hebrewgpt_nb.sft import TARGETS, add_lora, read_examples, sft, split_examples, curriculum
 from hebrewgpt_nb.sources import Quarantine
 from hebrewgpt_nb.tokenizer import Tokenizer, make_tokenizer
+from kill_twenty_times import trial
 
 ROOT = Path(__file__).parent.parent
 SMALL = dict(steps=24, batch_tokens=512, context=128, save_every=4, eval_every=8)
@@ -53,13 +54,9 @@ def same_bundle(a, b):
 
 
 def test_a_killed_pretraining_resumes_to_the_same_bits(made, tmp_path):
-    folder, given = made
-    for at in (3, 14, 23): kill_at(tmp_path/"run", tmp_path/"run"/"metrics.jsonl", at, command("pretrain", run=tmp_path/"run", **given, **SMALL))
-    done = subprocess.run(command("pretrain", run=tmp_path/"run", **given, **SMALL), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "goes on from step" in done.stdout
-    same_bundle(folder/"base", tmp_path/"run")
-    losses = [[r["loss"] for r in read_jsonl(d/"metrics.jsonl")] for d in (folder/"base", tmp_path/"run")]
-    assert losses[0] == losses[1] and len(losses[0]) == SMALL["steps"]
+    "The short version of kill_twenty_times.py."
+    found = trial(tmp_path, made[0]/"tokenizer", kills=3, steps=50)
+    assert found["same_log"] and found["same_weights"] and found["same_state"] and found["steps"] == 50
 
 
 def test_a_killed_tuning_resumes_to_the_same_bits(made, tmp_path):
@@ -87,6 +84,37 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, caps
     assert saved.latest()["step"] == 3 and "00000006.pt: torn or altered" in capsys.readouterr().out
     (tmp_path/"00000003.json").write_bytes(b"half")
     with pytest.raises(UserError, match="no other is there: delete"): saved.latest()
+
+
+def test_a_shard_altered_meanwhile_stops_the_run_which_goes_on_once_it_is_put_back(made, tmp_path):
+    folder, given = made
+    shards = Path(shutil.copytree(folder/"tokenizer"/"shards", tmp_path/"shards"))
+    train, log, shard = command("pretrain", run=tmp_path/"run", **given, shards=shards, **SMALL), tmp_path/"run"/"metrics.jsonl", shards/"train"/"news-00000.bin"
+    job, whole = subprocess.Popen(train, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True), shard.read_bytes()
+    while job.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < 9): time.sleep(.01)
+    shard.write_bytes(whole[:-2] + b"\0\0")
+    said = job.communicate()[1].strip().split("\n")[-1]
+    assert job.returncode == 2 and re.match(r"error: .*news-00000.bin: altered since this run began; put the old file back", said), said
+    assert "news-00000.bin: altered since it was written" in subprocess.run(train, cwd=ROOT, capture_output=True, text=True).stderr
+    shard.write_bytes(whole)
+    assert "goes on from step" in subprocess.run(train, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    same_bundle(folder/"base", tmp_path/"run")
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    small = tmp_path/"small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small], capture_output=True).returncode: pytest.skip("mounting needs root")
+    try:
+        row = np.random.default_rng(0).integers(4, 300, (1, 33))
+        def train(steps): return fit(fresh(), lambda step: [make_batch(row, 2)], tmp_path/"run", {}, steps, lambda s: 1., save_every=2, checkpoints=small)
+        with pytest.raises(UserError, match=r"step \d+: the checkpoint could not be written to .*small \(.*\); that of step \d+ stands: make room"):
+            (small/"other").write_bytes(b"0" * 2**21)
+            train(8)
+        good = Checkpoints(small, {}).latest()["step"]
+        (small/"other").unlink()
+        assert good in (2, 4) and train(8).step == 8
+    finally: subprocess.run(["umount", small], check=True)
 
 
 def test_a_mixture_file_is_what_it_holds(made, tmp_path, capsys):
