@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import torch
 from .bundle import check_weights, find_bundle, load_bundle, pick_device, save_bundle
+from .checkpoint import fetched
 from .core import UserError, cli, resolve, sha256_file, stage
 from .generate import generate
 from .metrics import score_texts
@@ -145,7 +146,8 @@ def pretrain(run: str = "runs/nb/pretrain", # where to write: metrics.jsonl, che
     check_training(SimpleNamespace(**params))
     if not tokenizer: make_tokenizer(run=f"{run}/tokenizer", data=data)
     tokenizer = tokenizer or f"{run}/tokenizer/tokenizer.model"
-    params |= dict(tokenizer=tokenizer, data=data or f"{run}/tokenizer/data", shards=shards or str(resolve(tokenizer).parent/"shards"))
+    given = dict(tokenizer=tokenizer, data=data or f"{run}/tokenizer/data", shards=shards or f"{tokenizer.rpartition('/')[0] or '.'}/shards")
+    params |= {name: str(fetched(place, resolve(run)/"fetched"/name)) for name, place in given.items()}
     return launch("hebrewgpt_nb.pretrain", params, processes) if processes > 1 else train_model(params)
 
 # %% ../nbs/04_pretrain.ipynb #4013bdc6

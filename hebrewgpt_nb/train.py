@@ -203,10 +203,11 @@ class Board:
         else: self.out = SummaryWriter(run/"tensorboard", purge_step=step + 1)
     def __call__(self, row: dict):
         "Take in a line of metrics.jsonl."
-        for name, value in row.items() if self.out else ():
-            if isinstance(value, int | float): self.out.add_scalar(name, value, row["step"])
-            elif isinstance(value, dict): self.out.add_scalars(name, value, row["step"])
-            else: self.out.add_text(name, str(value), row["step"])
+        if not self.out: return
+        for name, value in row.items():
+            if isinstance(value, str): self.out.add_text(name, value, row["step"])
+            else:
+                for part, v in (value.items() if isinstance(value, dict) else [("", value)]): self.out.add_scalar(f"{name}/{part}".rstrip("/"), v, row["step"])
     def close(self):
         if self.out: self.out.close()
 

@@ -131,6 +131,13 @@ def test_a_mixture_file_is_what_it_holds(made, tmp_path, capsys):
     assert pretrain(**run)["mixture"]["news"]["share"] == 1
 
 
+def test_inputs_may_lie_at_an_address(made, tmp_path):
+    folder, given = made
+    there = {k: f"file://{v}" for k, v in given.items()}
+    pretrain(run=str(tmp_path/"run"), **there, checkpoints=f"file://{tmp_path}/saved", **SMALL)
+    same_bundle(folder/"base", tmp_path/"run")
+
+
 def test_shards_of_another_tokenizer_are_refused(made, tmp_path):
     folder, given = made
     make_tokenizer(run=str(tmp_path/"other"), data=given["data"], vocab_size=650)
