@@ -580,5 +580,6 @@ d = { 'settings': { 'branch': 'main',
                                     'hebrewgpt_nb.train.summed': ('2_train.html#summed', 'hebrewgpt_nb/train.py'),
                                     'hebrewgpt_nb.train.train_step': ('2_train.html#train_step', 'hebrewgpt_nb/train.py'),
                                     'hebrewgpt_nb.train.trainable': ('2_train.html#trainable', 'hebrewgpt_nb/train.py'),
+                                    'hebrewgpt_nb.train.wait_for_all': ('2_train.html#wait_for_all', 'hebrewgpt_nb/train.py'),
                                     'hebrewgpt_nb.train.worker': ('2_train.html#worker', 'hebrewgpt_nb/train.py'),
                                     'hebrewgpt_nb.train.world': ('2_train.html#world', 'hebrewgpt_nb/train.py')}}}

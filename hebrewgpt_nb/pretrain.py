@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROMPT', 'NOT_IN_KEY', 'valid_texts', 'bpb_by_source', 'validator', 'check_training', 'make_deterministic',
-           'new_model', 'train_model', 'choose_end', 'pretrain']
+           'new_model', 'choose_end', 'train_model', 'pretrain']
 
 # %% ../nbs/04_pretrain.ipynb #328a20d8
 import os
@@ -60,6 +60,7 @@ def check_training(p: SimpleNamespace): # the stage's parameters
     if share != int(share): raise UserError(f"batch_tokens is {p.batch_tokens}: its {per_step} rows of {p.context} do not divide among {p.processes} processes")
     if p.forward_tokens < p.context: raise UserError(f"forward_tokens is {p.forward_tokens}: a forward pass needs at least one row of {p.context}")
 
+# %% ../nbs/04_pretrain.ipynb #0b811754
 def make_deterministic():
     "Only kernels that add in the same order each time."
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -76,6 +77,17 @@ def new_model(p: SimpleNamespace, tok: Tokenizer) -> HebrewGPT:
         model.load_state_dict(old.state_dict())
     return model.to(pick_device(p.device))
 
+# %% ../nbs/04_pretrain.ipynb #479042f6
+def choose_end(model: HebrewGPT, mean: dict, # averaged weights, or none
+               score) -> dict: # short_bpb of both, and which was kept
+    "Leave the better of the last and the averaged weights in the model, by a short validation."
+    weights, bpb = {n: w.clone() for n, w in gathered(dict(model.named_parameters())).items()}, dict(last=score(model))
+    if mean: restore(model, mean); bpb["averaged"] = score(model)
+    kept = min(bpb, key=bpb.get)
+    if kept == "last": restore(model, weights)
+    return dict(short_bpb=bpb, kept=kept)
+
+# %% ../nbs/04_pretrain.ipynb #9b4146ae
 NOT_IN_KEY = ("run", "data", "tokenizer", "shards", "base", "checkpoints", "device", "save_every", "processes", "fsdp", "deterministic") # they change where and how, not what; of the data, the checksums count
 
 def train_model(params: dict) -> dict: # those of the stage, with tokenizer, data and shards filled in
@@ -99,15 +111,6 @@ def train_model(params: dict) -> dict: # those of the stage, with tokenizer, dat
     scores = bpb_by_source(model, tok, valid_texts(p.data), p.context)
     save_bundle(model, tok, resolve(p.run)/"bundle", stage="pretrain", steps=p.steps, batch_tokens=p.batch_tokens, bpb=scores)
     return ends | dict(bpb=scores, context=p.context, tokens=len(rows) * p.context, mixture=rows.plan)
-
-def choose_end(model: HebrewGPT, mean: dict, # averaged weights, or none
-               score) -> dict: # short_bpb of both, and which was kept
-    "Leave the better of the last and the averaged weights in the model, by a short validation."
-    weights, bpb = {n: w.clone() for n, w in gathered(dict(model.named_parameters())).items()}, dict(last=score(model))
-    if mean: restore(model, mean); bpb["averaged"] = score(model)
-    kept = min(bpb, key=bpb.get)
-    if kept == "last": restore(model, weights)
-    return dict(short_bpb=bpb, kept=kept)
 
 # %% ../nbs/04_pretrain.ipynb #0d8e0e03
 @stage
