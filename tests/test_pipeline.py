@@ -52,7 +52,7 @@ def test_a_stage_that_stops_is_one_line(tmp_path):
 
 def test_the_job_files_name_real_parameters():
     for name in ("demo", "demo-data"): assert list(read_chain(f"jobs/{name}.yaml", run="runs/x", data=str(sample_dir())))[0] == "00_data"
-    for name in ("laptop", "g5", "h100", "8xh100"):
+    for name in ("laptop", "g5", "h100", "8xh100", "longer"):
         job = yaml.safe_load((ROOT/"jobs"/f"{name}.yaml").read_text(encoding="utf8"))
         params = stage_key(pretrain, {k: v for k, v in job.items() if k not in INPUTS})
         check_training(SimpleNamespace(**params | dict(device="cpu")))
