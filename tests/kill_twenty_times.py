@@ -49,10 +49,10 @@ def same(a, b):
     return len(a) == len(b) and all(map(same, a, b)) if isinstance(a, list | tuple) else a == b
 
 
-def trial(folder, tokenizer, kills=20, steps=400, seed=0):
+def trial(folder, tokenizer, kills=20, steps=400, seed=0, **changes):
     "What was killed, and what it came to."
     folder, rng, torn = Path(folder), random.Random(seed), 0
-    killed, straight = (parameters(folder/name, tokenizer, steps) for name in ("killed", "straight"))
+    killed, straight = (parameters(folder/name, tokenizer, steps) | changes for name in ("killed", "straight"))
     for n in range(kills): torn += kill(folder/"killed", killed, rng, while_writing=n % 2 == 1)
     for params in (killed, straight):
         job = start(params)

@@ -1,6 +1,7 @@
 """The training loop and instruction tuning: killed and resumed, refused, merged."""
 import json, math, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 from safetensors.torch import load_file
 from hebrewgpt_nb.bundle import load_bundle
@@ -9,13 +10,13 @@ from hebrewgpt_nb.metrics import score_answers, score_texts
 from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.optim import MuonAdamW
 from hebrewgpt_nb.checkpoint import Checkpoints
-from hebrewgpt_nb.pretrain import pretrain, valid_texts
+from hebrewgpt_nb.pretrain import new_model, pretrain, valid_texts
 from hebrewgpt_nb.rows import make_batch
 from hebrewgpt_nb.train import Training, fit
 from hebrewgpt_nb.sft import TARGETS, add_lora, read_examples, sft, split_examples, curriculum
 from hebrewgpt_nb.sources import Quarantine
 from hebrewgpt_nb.tokenizer import Tokenizer, make_tokenizer
-from kill_twenty_times import trial
+from kill_twenty_times import parameters, trial
 
 ROOT = Path(__file__).parent.parent
 SMALL = dict(steps=24, batch_tokens=512, context=128, save_every=4, eval_every=8)
@@ -136,6 +137,24 @@ def test_inputs_may_lie_at_an_address(made, tmp_path):
     there = {k: f"file://{v}" for k, v in given.items()}
     pretrain(run=str(tmp_path/"run"), **there, checkpoints=f"file://{tmp_path}/saved", **SMALL)
     same_bundle(folder/"base", tmp_path/"run")
+
+
+def test_a_base_goes_on_at_a_longer_context(made, tmp_path):
+    folder, given = made
+    params = parameters(tmp_path, folder/"tokenizer", 2) | dict(base=str(folder/"base"), context=256, rope_theta=40_000.)
+    tok, (old, _) = Tokenizer(given["tokenizer"]), load_bundle(folder/"base")
+    model = new_model(SimpleNamespace(**params), tok)
+    assert (model.cfg.context, model.cfg.rope_theta) == (256, 40_000.) and torch.equal(model.tok_emb.weight, old.tok_emb.weight)
+    with pytest.raises(UserError, match="weights do not fit"): new_model(SimpleNamespace(**params | dict(preset="mini")), tok)
+    make_tokenizer(run=str(tmp_path/"other"), data=given["data"], vocab_size=650)
+    with pytest.raises(UserError, match="made with another tokenizer"): new_model(SimpleNamespace(**params), Tokenizer(tmp_path/"other"/"tokenizer.model"))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_run_killed_on_a_gpu_resumes_to_the_same_bits(made, tmp_path):
+    found = trial(tmp_path, made[0]/"tokenizer", kills=3, steps=50, device="cuda", dtype="bfloat16", deterministic=True)
+    assert found["same_log"] and found["same_state"]
 
 
 def test_shards_of_another_tokenizer_are_refused(made, tmp_path):
