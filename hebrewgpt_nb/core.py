@@ -110,7 +110,7 @@ def check_value(name: str, value, kind: type=str):
     if kind in (int, float) and not 0 <= value < float("inf"): raise UserError(f"{name} is {value}: give 0 or a number above it")
     if name in SHARES and value > 1: raise UserError(f"{name} is {value}: it is a share, give 0 to 1")
     if name in CHOICES and value not in CHOICES[name]: raise UserError(f"{name} is {value!r}: choose one of {', '.join(CHOICES[name])}")
-    if name in INPUTS and value and not resolve(value).exists(): raise UserError(f"{name} is {value}: no such file or folder ({resolve(value)})")
+    if name in INPUTS and value and "://" not in value and not resolve(value).exists(): raise UserError(f"{name} is {value}: no such file or folder ({resolve(value)})")
     if name == "run" and (not value or resolve(value).is_file()): raise UserError(f"run is {value!r}: give a folder")
     return value
 
@@ -135,7 +135,7 @@ def stage_key(fn, # a stage
     unknown = [name for name in given if name not in known]
     if unknown: raise UserError(f"unknown parameter {', '.join(unknown)}: {fn.__name__} takes {', '.join(known)}")
     params = {name: check_value(name, given.get(name, p.default), kinds[name]) for name, p in known.items()}
-    read = {name: path for name in (*INPUTS, "mixture") if params.get(name) and (path := resolve(params[name])).exists()} # a mixture may be a file
+    read = {name: path for name in (*INPUTS, "mixture") if params.get(name) and (path := resolve(params[name])).exists()} # a mixture may be a file; what lies at an address is known by its address
     if not params.get("data", "-"): read["data"] = sample_dir()
     return params | {f"{name}@": fingerprint(path) for name, path in read.items()}
 
@@ -159,6 +159,7 @@ def stage(fn):
         begun = time.time()
         result = json.loads(json.dumps(fn(**params)))
         write_json(run/"done.json", dict(key=key, result=result, seconds=round(time.time() - begun, 1)))
+        for old in [*run.rglob("checkpoints")]: shutil.rmtree(old) # of no use once the result stands
         return result
     return wrapped
 
@@ -176,7 +177,7 @@ def cli(fn, # a stage
                             help=f"{helps.get(name, '')} (default: {p.default!r})".replace("%", "%%"))
     try: return fn(**vars(parser.parse_args(argv)))
     except UserError as e: print(f"error: {e}", file=sys.stderr); raise SystemExit(2) from None
-    except KeyboardInterrupt: print("interrupted: the same command goes on from here", file=sys.stderr); raise SystemExit(130) from None
+    except KeyboardInterrupt as e: print(f"interrupted: {e or 'the same command goes on from here'}", file=sys.stderr); raise SystemExit(130) from None
 
 # %% ../nbs/00_0_core.ipynb #c291771f
 class Progress:

@@ -17,7 +17,9 @@ from .sources import Quarantine, parse_example, read_checked, record_files, writ
 from .metrics import encode_example, pack_rows, row_batch, score_answers
 from .model import HebrewGPT
 from .optim import MuonAdamW, schedule
-from .pretrain import Batch, Training, fit, pretrain, trainable
+from .pretrain import pretrain
+from .rows import Batch
+from .train import Training, fit
 from .tokenizer import Tokenizer
 
 # %% ../nbs/05_sft.ipynb #473312cd
@@ -140,7 +142,6 @@ def sft(run: str = "runs/nb/sft", # where to write: phase1/, phase2/, adapter/, 
     write_atomic(folder/"metrics.jsonl", "\n".join(lines) + "\n")
     adapted.save_pretrained(str(folder/"adapter"))
     save_bundle(adapted.merge_and_unload(), tok, folder/"bundle", stage="sft", base=str(base), rank=rank, phases=report)
-    for n in (1, 2): (folder/f"phase{n}"/"checkpoint.pt").unlink()
     return dict(phases=report, quarantined=aside.counts)
 
 # %% ../nbs/05_sft.ipynb #d66f291b

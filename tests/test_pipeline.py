@@ -1,12 +1,13 @@
 """The path as a person takes it: papermill with no arguments, a wheel, a chain that is interrupted."""
 import json, os, random, shutil, signal, subprocess, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 import nbformat, pytest, yaml
 from hebrewgpt_nb.core import INPUTS, sample_dir, stage_key, write_json
 from hebrewgpt_nb.data import prepare_data
 from hebrewgpt_nb.sources import read_records, write_records
 from hebrewgpt_nb.jobs import read_chain, run_notebook, source_sha, stands
-from hebrewgpt_nb.pretrain import pretrain
+from hebrewgpt_nb.pretrain import check_training, pretrain
 from hebrewgpt_nb.sft import sft
 from hebrewgpt_nb.shards import Shards
 from hebrewgpt_nb.tokenizer import make_tokenizer
@@ -51,8 +52,10 @@ def test_a_stage_that_stops_is_one_line(tmp_path):
 
 def test_the_job_files_name_real_parameters():
     for name in ("demo", "demo-data"): assert list(read_chain(f"jobs/{name}.yaml", run="runs/x", data=str(sample_dir())))[0] == "00_data"
-    laptop = yaml.safe_load((ROOT/"jobs"/"laptop.yaml").read_text(encoding="utf8"))
-    stage_key(pretrain, {k: v for k, v in laptop.items() if k not in INPUTS})
+    for name in ("laptop", "g5", "h100", "8xh100", "longer"):
+        job = yaml.safe_load((ROOT/"jobs"/f"{name}.yaml").read_text(encoding="utf8"))
+        params = stage_key(pretrain, {k: v for k, v in job.items() if k not in INPUTS})
+        check_training(SimpleNamespace(**params | dict(device="cpu")))
 
 
 def test_a_notebook_that_fails_after_its_stage_does_not_stand(tmp_path):

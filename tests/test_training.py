@@ -1,6 +1,7 @@
 """The training loop and instruction tuning: killed and resumed, refused, merged."""
-import json, math, os, signal, subprocess, sys, time
+import json, math, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 from safetensors.torch import load_file
 from hebrewgpt_nb.bundle import load_bundle
@@ -8,10 +9,14 @@ from hebrewgpt_nb.core import UserError, read_json, read_jsonl
 from hebrewgpt_nb.metrics import score_answers, score_texts
 from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.optim import MuonAdamW
-from hebrewgpt_nb.pretrain import Training, fit, load_checkpoint, make_batch, pretrain, valid_texts
+from hebrewgpt_nb.checkpoint import Checkpoints
+from hebrewgpt_nb.pretrain import new_model, pretrain, valid_texts
+from hebrewgpt_nb.rows import make_batch
+from hebrewgpt_nb.train import Training, fit
 from hebrewgpt_nb.sft import TARGETS, add_lora, read_examples, sft, split_examples, curriculum
 from hebrewgpt_nb.sources import Quarantine
 from hebrewgpt_nb.tokenizer import Tokenizer, make_tokenizer
+from kill_twenty_times import parameters, trial
 
 ROOT = Path(__file__).parent.parent
 SMALL = dict(steps=24, batch_tokens=512, context=128, save_every=4, eval_every=8)
@@ -50,13 +55,9 @@ def same_bundle(a, b):
 
 
 def test_a_killed_pretraining_resumes_to_the_same_bits(made, tmp_path):
-    folder, given = made
-    for at in (3, 14, 23): kill_at(tmp_path/"run", tmp_path/"run"/"metrics.jsonl", at, command("pretrain", run=tmp_path/"run", **given, **SMALL))
-    done = subprocess.run(command("pretrain", run=tmp_path/"run", **given, **SMALL), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "goes on from step" in done.stdout
-    same_bundle(folder/"base", tmp_path/"run")
-    losses = [[r["loss"] for r in read_jsonl(d/"metrics.jsonl")] for d in (folder/"base", tmp_path/"run")]
-    assert losses[0] == losses[1] and len(losses[0]) == SMALL["steps"]
+    "The short version of kill_twenty_times.py."
+    found = trial(tmp_path, made[0]/"tokenizer", kills=3, steps=50)
+    assert found["same_log"] and found["same_weights"] and found["same_state"] and found["steps"] == 50
 
 
 def test_a_killed_tuning_resumes_to_the_same_bits(made, tmp_path):
@@ -77,10 +78,44 @@ def test_a_checkpoint_of_another_run_is_refused(made, tmp_path):
     with pytest.raises(UserError, match="lr was 0.02, is 0.01"): pretrain(run=str(tmp_path/"run"), **given, **SMALL, lr=.01)
 
 
-def test_a_torn_checkpoint_is_named(tmp_path):
-    path = tmp_path/"checkpoint.pt"
-    path.write_bytes(b"half")
-    with pytest.raises(UserError, match="checkpoint.pt: cannot be read"): load_checkpoint(path, {})
+def test_a_torn_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, capsys):
+    saved = Checkpoints(tmp_path, {})
+    for step in (3, 6): saved.save(step, dict(step=step))
+    (tmp_path/"00000006.pt").write_bytes((tmp_path/"00000006.pt").read_bytes()[:-9])
+    assert saved.latest()["step"] == 3 and "00000006.pt: torn or altered" in capsys.readouterr().out
+    (tmp_path/"00000003.json").write_bytes(b"half")
+    with pytest.raises(UserError, match="no other is there: delete"): saved.latest()
+
+
+def test_a_shard_altered_meanwhile_stops_the_run_which_goes_on_once_it_is_put_back(made, tmp_path):
+    folder, given = made
+    shards = Path(shutil.copytree(folder/"tokenizer"/"shards", tmp_path/"shards"))
+    train, log, shard = command("pretrain", run=tmp_path/"run", **given, shards=shards, **SMALL), tmp_path/"run"/"metrics.jsonl", shards/"train"/"news-00000.bin"
+    job, whole = subprocess.Popen(train, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True), shard.read_bytes()
+    while job.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < 9): time.sleep(.01)
+    shard.write_bytes(whole[:-2] + b"\0\0")
+    said = job.communicate()[1].strip().split("\n")[-1]
+    assert job.returncode == 2 and re.match(r"error: .*news-00000.bin: altered since this run began; put the old file back", said), said
+    assert "news-00000.bin: altered since it was written" in subprocess.run(train, cwd=ROOT, capture_output=True, text=True).stderr
+    shard.write_bytes(whole)
+    assert "goes on from step" in subprocess.run(train, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    same_bundle(folder/"base", tmp_path/"run")
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    small = tmp_path/"small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small], capture_output=True).returncode: pytest.skip("mounting needs root")
+    try:
+        row = np.random.default_rng(0).integers(4, 300, (1, 33))
+        def train(steps): return fit(fresh(), lambda step: [make_batch(row, 2)], tmp_path/"run", {}, steps, lambda s: 1., save_every=2, checkpoints=small)
+        with pytest.raises(UserError, match=r"step \d+: the checkpoint could not be written to .*small \(.*\); that of step \d+ stands: make room"):
+            (small/"other").write_bytes(b"0" * 2**21)
+            train(8)
+        good = Checkpoints(small, {}).latest()["step"]
+        (small/"other").unlink()
+        assert good in (2, 4) and train(8).step == 8
+    finally: subprocess.run(["umount", small], check=True)
 
 
 def test_a_mixture_file_is_what_it_holds(made, tmp_path, capsys):
@@ -95,6 +130,31 @@ def test_a_mixture_file_is_what_it_holds(made, tmp_path, capsys):
     mine.write_text("news: 1\n")
     with pytest.raises(UserError, match="the mixture can give .* take fewer tokens or steps, more text, or a larger max_epochs"): pretrain(**run | dict(max_epochs=1))
     assert pretrain(**run)["mixture"]["news"]["share"] == 1
+
+
+def test_inputs_may_lie_at_an_address(made, tmp_path):
+    folder, given = made
+    there = {k: f"file://{v}" for k, v in given.items()}
+    pretrain(run=str(tmp_path/"run"), **there, checkpoints=f"file://{tmp_path}/saved", **SMALL)
+    same_bundle(folder/"base", tmp_path/"run")
+
+
+def test_a_base_goes_on_at_a_longer_context(made, tmp_path):
+    folder, given = made
+    params = parameters(tmp_path, folder/"tokenizer", 2) | dict(base=str(folder/"base"), context=256, rope_theta=40_000.)
+    tok, (old, _) = Tokenizer(given["tokenizer"]), load_bundle(folder/"base")
+    model = new_model(SimpleNamespace(**params), tok)
+    assert (model.cfg.context, model.cfg.rope_theta) == (256, 40_000.) and torch.equal(model.tok_emb.weight, old.tok_emb.weight)
+    with pytest.raises(UserError, match="weights do not fit"): new_model(SimpleNamespace(**params | dict(preset="mini")), tok)
+    make_tokenizer(run=str(tmp_path/"other"), data=given["data"], vocab_size=650)
+    with pytest.raises(UserError, match="made with another tokenizer"): new_model(SimpleNamespace(**params), Tokenizer(tmp_path/"other"/"tokenizer.model"))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_run_killed_on_a_gpu_resumes_to_the_same_bits(made, tmp_path):
+    found = trial(tmp_path, made[0]/"tokenizer", kills=3, steps=50, device="cuda", dtype="bfloat16", deterministic=True)
+    assert found["same_log"] and found["same_state"]
 
 
 def test_shards_of_another_tokenizer_are_refused(made, tmp_path):
@@ -114,7 +174,7 @@ def test_validation_bits_per_byte_are_those_of_the_bundle(made):
 
 
 def test_one_document_is_learnt_by_heart(tmp_path):
-    "A wiring test: it fails if loss, targets or schedule are wrong."
+    "A wiring test: it fails if loss, targets, positions or schedule are wrong."
     torch.manual_seed(0)
     row = np.random.default_rng(0).integers(4, 300, (1, 65))
     fit(fresh(), lambda step: [make_batch(row, 2)], tmp_path, {}, 120, lambda s: 1.)
@@ -127,9 +187,9 @@ def test_nan_stops_with_its_step(bad, tmp_path):
     def batch_at(step):
         if step == bad: t.model.ln_f.weight.data[0] = math.nan
         return [make_batch(row, 2)]
-    with pytest.raises(UserError, match=f"the loss of step {bad} is nan"):
+    with pytest.raises(UserError, match=f"step {bad}: the loss is nan, first in batch 1 of 1"):
         fit(t, batch_at, tmp_path, {}, 30, lambda s: 1., save_every=5)
-    if bad: assert load_checkpoint(tmp_path/"checkpoint.pt", {})["step"] == 15
+    if bad: assert Checkpoints(tmp_path/"checkpoints", {}).latest()["step"] == 15
 
 
 def test_early_stopping_keeps_the_best(tmp_path):
