@@ -242,13 +242,16 @@ class HebrewGPT(nn.Module):
         return self.ln_f(x)
     def head(self, h): # (B, T, D) -> (B, T, V)
         "Scores of the next token."
-        return F.linear(h, self.tok_emb.weight)
+        if isinstance(self.tok_emb, nn.Embedding): return F.linear(h, self.tok_emb.weight)
+        if hasattr(self.tok_emb, "head"): return self.tok_emb.head(h) # packed by `prepare`
+        raise UserError(f"tok_emb is wrapped by {type(self.tok_emb).__name__}: it is the head too, which would not see the adapter; adapt qkv, proj, gate, up and down")
     def forward(self, tokens, docs=None, cache=None, # (B, T) int64
                 last_only=False, # the last position alone, all that decoding asks for
                 targets=None, # (B, T), -100 where nothing is scored: gives their summed loss in nats instead of scores
                ): # (B, T, V), or (B, 1, V), or ()
         h = self.hidden(tokens, docs, cache)
-        if targets is not None: return head_loss(h, self.tok_emb.weight, targets)
+        if targets is not None and isinstance(self.tok_emb, nn.Embedding): return head_loss(h, self.tok_emb.weight, targets)
+        if targets is not None: return F.cross_entropy(self.head(h).flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum")
         return self.head(h[:, -1:] if last_only else h)
     def make_cache(self, batch: int=1, length: int | None=None): # tokens it can hold
         "An empty cache for decoding."
