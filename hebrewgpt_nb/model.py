@@ -142,6 +142,10 @@ class AttentionCache:
             since = (torch.arange(self.n, device=k.device) >= self.begin[:, None])[:, None, None] # (B, 1, 1, n): not the emptiness before a short prompt
             mask = since if mask is None else mask & since
         return self.k[:, :, :self.n], self.v[:, :, :self.n], mask
+    def fill(self, rows: list, n: int, begin): # caches of one row each
+        "Take over `rows`, so that each ends at `n`."
+        self.n, self.begin = n, begin
+        for i, one in enumerate(rows): self.k[i, :, n - one.n:n], self.v[i, :, n - one.n:n] = one.k[0, :, :one.n], one.v[0, :, :one.n]
 
 # %% ../nbs/02_model.ipynb #45c65b3f
 class Mamba2(nn.Module):
@@ -182,6 +186,9 @@ class MambaCache:
         x = torch.cat([self.past, x], 1)
         self.past.copy_(x[:, x.shape[1] - self.past.shape[1]:])
         return x
+    def fill(self, rows: list, n: int, begin): # caches of one row each
+        "Take over `rows`; a state has no length."
+        for i, one in enumerate(rows): self.S[i], self.past[i] = one.S[0], one.past[0]
 
 # %% ../nbs/02_model.ipynb #b6bb8b20
 class SwiGLU(nn.Module):
@@ -269,7 +276,7 @@ def init_weights(module: nn.Module):
 class Cache:
     "What decoding remembers: keys and values for attention, states for Mamba-2."
     def __init__(self, cfg: ModelConfig, batch: int, length: int, device, dtype):
-        self.n, self.length, self.begin = 0, length, None # begin: (B,) as of `AttentionCache`
+        self.n, self.length, self.device, self.begin = 0, length, device, None # begin: (B,) as of `AttentionCache`
         self.layers = [AttentionCache(cfg, batch, length, device, dtype) if kind == "A" else MambaCache(cfg, batch, device, dtype) for kind in cfg.blocks]
         self.table = rope_angles(torch.arange(length, device=device), cfg.head_dim, cfg.rope_theta) if "A" in cfg.blocks else None
     def rope(self, T: int) -> list: # cos, sin: (T, head_dim/2), or (B, 1, T, head_dim/2)
@@ -278,6 +285,12 @@ class Cache:
         if self.begin is None: return [t[self.n:self.n + T] for t in self.table]
         at = torch.arange(self.n, self.n + T, device=self.begin.device) - self.begin[:, None]
         return [t[at][:, None] for t in self.table]
+    def fill(self, rows: list): # caches of one row each, as many as this one has rows
+        "Take over prompts that were read one by one: their ends stand side by side, and the emptiness before a short one is never looked at."
+        self.n = max(one.n for one in rows)
+        if any(one.n != self.n for one in rows): self.begin = torch.tensor([self.n - one.n for one in rows], device=rows[0].device)
+        for own, *parts in zip(self.layers, *(one.layers for one in rows)): own.fill(parts, self.n, self.begin)
+        return self
 
 # %% ../nbs/02_model.ipynb #ef2ce419
 class HeadLoss(torch.autograd.Function):

@@ -73,8 +73,8 @@ class PackedSwiGLU(nn.Module):
         super().__init__()
         self.gate_up, self.down = PackedLinear(torch.cat([mlp.gate.weight, mlp.up.weight]), dtype), PackedLinear(mlp.down.weight, dtype)
     def forward(self, x): # (B, T, D) -> (B, T, D)
-        gate, up = self.gate_up(x).chunk(2, -1)
-        return self.down(F.silu(gate) * up)
+        gate, up = self.gate_up.multiply(x.flatten(0, -2)).chunk(2, -1) # in the dtype of the kernel, which `down` takes as it is
+        return self.down.multiply(F.silu(gate).mul_(up)).to(x.dtype).view(x.shape)
 
 # %% ../nbs/02a_quantize.ipynb #0c601086
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, int8=torch.int8)
