@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'CPU_CHUNK', 'ModelConfig', 'get_preset', 'RMSNorm', 'rope_angles', 'rotate', 'doc_positions', 'doc_mask',
-           'Attention', 'AttentionCache', 'Mamba2', 'MambaCache', 'SwiGLU', 'Block', 'HebrewGPT', 'init_weights',
-           'Cache', 'HeadLoss', 'head_loss', 'loss_of', 'count_parameters', 'forward_flops']
+           'doc_blocks', 'flex', 'Attention', 'AttentionCache', 'Mamba2', 'MambaCache', 'SwiGLU', 'Block', 'HebrewGPT',
+           'init_weights', 'Cache', 'HeadLoss', 'head_loss', 'loss_of', 'describe_paths', 'count_parameters',
+           'forward_flops']
 
 # %% ../nbs/02_model.ipynb #d92ff463
 import math
+from functools import lru_cache
 from dataclasses import asdict, dataclass, replace
 import torch, torch.nn as nn, torch.nn.functional as F
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from .core import CHOICES, UserError
-from .scan import causal_conv, ssd, ssd_step
+from .scan import causal_conv, conv_kernel, kernel_for, kernels, ssd, ssd_kernel, ssd_step, step_kernel
 
 # %% ../nbs/02_model.ipynb #56151d15
 @dataclass(frozen=True)
@@ -110,6 +113,17 @@ def doc_mask(docs: torch.Tensor, # (B, T)
     "Causal attention mask within documents."
     return (docs[:, None, :, None] == docs[:, None, None, :]).tril()
 
+@torch.compiler.disable # a compiled model takes it as an input
+def doc_blocks(docs: torch.Tensor) -> BlockMask: # (B, T)
+    "The same for `flex_attention`, which skips the blocks that no one may see."
+    (B, T), may = docs.shape, lambda b, h, q, k: (q >= k) & (docs[b, q] == docs[b, k])
+    return create_block_mask(may, B, None, T, T, device=docs.device)
+
+@lru_cache
+def flex():
+    "`flex_attention` as a GPU wants it, compiled; it is compiled once, at the first call."
+    return torch.compile(flex_attention)
+
 # %% ../nbs/02_model.ipynb #36f4126c
 class Attention(nn.Module):
     "Multi-head causal attention with rotary positions."
@@ -123,7 +137,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(B, T, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4) # 3 of (B, H, T, head_dim)
         (q, k), v = rotate(qkv[:2], *rope), qkv[2]
         if cache is not None: k, v, mask = cache.extend(k, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and T > 1)
+        if isinstance(mask, BlockMask): y = (flex() if q.is_cuda and not torch.compiler.is_compiling() else flex_attention)(q, k, v, block_mask=mask)
+        else: y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and T > 1)
         return self.proj(y.transpose(1, 2).reshape(B, T, D))
 
 class AttentionCache:
@@ -162,16 +177,30 @@ class Mamba2(nn.Module):
     def forward(self, x, docs=None, cache=None): # (B, T, D) -> (B, T, D)
         z, xBC, dt = self.in_proj(x).split([self.cfg.inner, self.conv_dim, self.heads], -1)
         xBC = F.pad(xBC, [0, 0, self.cfg.conv - 1, 0]) if cache is None else cache.shift(xBC)
-        xBC = F.silu(causal_conv(xBC, self.conv1d.weight, self.conv1d.bias, docs))
-        u, B, C = xBC.float().split([self.cfg.inner, self.cfg.state, self.cfg.state], -1)
-        u, dt, A = u.unflatten(-1, (self.heads, -1)), F.softplus(dt.float() + self.dt_bias.float()), -self.A_log.float().exp()
-        if cache is not None and x.shape[1] == 1: y = ssd_step(u[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], cache.S)[0][:, None]
-        else:
-            chunk = self.cfg.chunk if x.is_cuda else min(self.cfg.chunk, CPU_CHUNK)
-            y, S = ssd(u, dt, A, B, C, chunk, docs, None if cache is None else cache.S)
-            if cache is not None: cache.S.copy_(S)
-        y = torch.addcmul(y, u, self.D.float()[:, None]).flatten(2)
+        xBC = F.silu(self.conv(xBC, docs))
+        dt, A = F.softplus(dt.float() + self.dt_bias.float()), -self.A_log.float().exp()
+        y = self.scan(*xBC.split([self.cfg.inner, self.cfg.state, self.cfg.state], -1), dt, A, docs, cache)
         return self.out_proj(self.norm(y * F.silu(z.float())).to(x.dtype))
+    def conv(self, xBC, docs): # (B, conv-1+T, conv_dim) -> (B, T, conv_dim)
+        "The short convolution, by the kernel where there is one; raises `UserError` for an adapter, which would be bypassed."
+        if type(self.conv1d) is not nn.Conv1d: raise UserError(f"conv1d is wrapped by {type(self.conv1d).__name__}: its weights are read directly, and the adapter would do nothing; adapt in_proj and out_proj")
+        kernel = kernel_for("conv", xBC)
+        if kernel: return conv_kernel(kernel, xBC, self.conv1d.weight, self.conv1d.bias, docs)
+        return causal_conv(xBC, self.conv1d.weight, self.conv1d.bias, docs)
+    def scan(self, u, B, C, dt, A, docs, cache): # (B, T, inner), (B, T, N) twice, (B, T, H), (H,) -> (B, T, inner) float32
+        "Scan and skip: kernels take the dtype that comes, the plain forms float32."
+        one = cache is not None and u.shape[1] == 1
+        kernel = kernel_for("step" if one else "scan", u)
+        if not kernel: u, B, C = u.float(), B.float(), C.float()
+        u = u.unflatten(-1, (self.heads, -1))
+        if one:
+            first = [t[:, 0] for t in (u, dt)] + [A] + [t[:, 0] for t in (B, C)] + [cache.S]
+            y = (step_kernel(kernel, *first) if kernel else ssd_step(*first))[0][:, None]
+        else:
+            chunk, S = self.cfg.chunk if u.is_cuda else min(self.cfg.chunk, CPU_CHUNK), None if cache is None else cache.S
+            y, S = ssd_kernel(kernel, u, dt, A, B, C, chunk, docs, S) if kernel else ssd(u, dt, A, B, C, chunk, docs, S)
+            if cache is not None: cache.S.copy_(S)
+        return torch.addcmul(y, u, self.D.float()[:, None]).flatten(2).float()
 
 CPU_CHUNK = 64 # positions: what a chunk holds then stays in the processor's cache
 
@@ -243,7 +272,7 @@ class HebrewGPT(nn.Module):
         if cache is not None and docs is not None: raise ValueError("a cache holds one document a row: give docs or cache")
         x = self.drop(self.embed(tokens))
         rope = self.rope(tokens, docs, cache) if "A" in self.cfg.blocks else None
-        mask = None if docs is None or "A" not in self.cfg.blocks else doc_mask(docs)
+        mask = None if docs is None or "A" not in self.cfg.blocks else (doc_blocks if docs.is_cuda else doc_mask)(docs)
         for i, block in enumerate(self.blocks): x = block(x, rope, mask, docs, None if cache is None else cache.layers[i])
         if cache is not None: cache.n += tokens.shape[1]
         return self.ln_f(x)
@@ -336,6 +365,17 @@ def loss_of(model: nn.Module, # HebrewGPT, alone or wrapped by peft or for sever
     scored = (targets >= 0).sum()
     if not scored: raise UserError("no token is scored: every target is -100")
     return model(tokens, docs=docs, targets=targets) / scored
+
+# %% ../nbs/02_model.ipynb #fe3d0811
+def describe_paths(model: nn.Module) -> dict: # part -> implementation
+    "Which implementation each part of a model uses, where its weights are now."
+    p, modules = next(model.parameters()), dict(model.named_modules())
+    core = next(m for m in modules.values() if isinstance(m, HebrewGPT))
+    matrices = {f"{type(m).__name__} {str(m.weight.dtype)[6:]}{' + LoRA' if hasattr(m, 'lora_A') else ''}" for n, m in modules.items() if n.endswith((".qkv", ".proj", ".in_proj", ".out_proj", ".gate", ".up", ".gate_up", ".down"))}
+    mamba = {part: f"{kernels()[part].__module__.partition('.')[0]} kernel" if p.is_cuda and kernels()[part] else "plain PyTorch" for part in ("conv", "scan", "step")} if "M" in core.cfg.blocks else {}
+    attention = dict(attention="scaled_dot_product_attention", documents="flex_attention" if p.is_cuda else "scaled_dot_product_attention with a mask") if "A" in core.cfg.blocks else {}
+    return dict(device=str(p.device), matrices=", ".join(sorted(matrices)), **attention, **mamba, loss="sliced" if isinstance(core.tok_emb, nn.Embedding) else "plain",
+                compiled=any(hasattr(m, "_orig_mod") for m in modules.values()))
 
 # %% ../nbs/02_model.ipynb #7d15ba86
 def count_parameters(cfg: ModelConfig) -> int: # tied weights counted once
