@@ -121,7 +121,8 @@ def ssd_kernel(scan, # `mamba_chunk_scan_combined`
 def step_kernel(step, # `selective_state_update`
                 x, dt, A, B, C, S): # as of `ssd_step`
     "`ssd_step` by `mamba_ssm`, which takes a step size for each number of a head and a decay for each of its state."
-    return step(S, x, dt[..., None].expand_as(x), A[:, None, None].expand(S.shape[1:]), B[:, None], C[:, None]), S
+    none = torch.zeros_like(A)[:, None].expand(x.shape[1:]) # mamba_ssm 2.3 reads the strides of these two whether they are given or not
+    return step(S, x, dt[..., None].expand_as(x), A[:, None, None].expand(S.shape[1:]), B[:, None], C[:, None], D=none, dt_bias=none), S
 
 @torch.compiler.disable
 def conv_kernel(conv, # `causal_conv1d_fn`
