@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from .core import UserError, read_json, replace_folder, resolve, sha256_file, write_json
 from .model import HebrewGPT, ModelConfig
+from .quantize import prepare
 from .tokenizer import Tokenizer, format_prompt
 
 # %% ../nbs/02b_bundle.ipynb #4565ed0f
@@ -56,6 +57,7 @@ def find_bundle(path: str | Path) -> Path: # a folder that holds the four files
 
 def load_bundle(path: str | Path, # a bundle, or a run that holds one
                 device: str = "cpu",
+               dtype: str | None = None, # ready for decoding in float32, bfloat16, int8 or auto, as of `prepare`; None: as saved
                ) -> tuple: # HebrewGPT in evaluation mode, Tokenizer
     "Load a model with its tokenizer; raises `UserError` for anything torn, altered or mismatched."
     folder = find_bundle(path)
@@ -73,7 +75,7 @@ def load_bundle(path: str | Path, # a bundle, or a run that holds one
     if tok.vocab_size != cfg.vocab_size: raise UserError(f"{folder}: the model has {cfg.vocab_size} tokens, its tokenizer {tok.vocab_size}")
     ids = dict(bos_id=tok.bos_id, eos_id=tok.eos_id, pad_id=tok.pad_id)
     if ids != {k: written.get(k) for k in ids}: raise UserError(f"{folder/'generation.json'}: its special ids are not the tokenizer's {ids}; save the bundle again")
-    return model.eval(), tok
+    return model.eval() if dtype is None else prepare(model, dtype), tok
 
 def check_weights(model: torch.nn.Module, weights: dict, path: str | Path):
     "Refuse weights that are not, by name and shape, those of `model`; raises `UserError` naming the first few."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['evaluating', 'check_ids', 'next_logits', 'candidates', 'sample', 'penalize', 'TextStream', 'check_sampling',
-           'prompt_ids', 'stream', 'decode_loop', 'generate', 'chat_reply']
+           'prompt_ids', 'stream', 'chooser', 'decode_loop', 'several', 'generate', 'batch_loop', 'chat_reply']
 
 # %% ../nbs/03_generate.ipynb #746818bc
 import codecs
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from .core import UserError
 from .model import Cache, HebrewGPT
+from .quantize import prepare
 from .tokenizer import Tokenizer, encode_prompt
 
 # %% ../nbs/03_generate.ipynb #db78117f
@@ -32,11 +33,12 @@ def check_ids(model: HebrewGPT, ids: list[int]):
     if wrong: raise UserError(f"token {wrong[0]} is outside the model's vocabulary of {model.cfg.vocab_size}: use the tokenizer the model was trained with")
 
 def next_logits(model: HebrewGPT,
-                ids: list[int], # those that `cache` has not seen
+                ids: list, # those that `cache` has not seen, of one row or of B rows of the same length
                 cache: Cache | None = None,
-               ) -> torch.Tensor: # (1, V) float32
-    "Scores of the token after `ids`; raises `UserError` for weights that give NaN."
-    with evaluating(model): logits = model.head(model.hidden(torch.tensor([ids], device=model.tok_emb.weight.device), cache=cache)[:, -1]).float()
+               ) -> torch.Tensor: # (B, V) float32
+    "Scores of the token after `ids`, of the last position alone; raises `UserError` for weights that give NaN."
+    tokens = torch.tensor(ids if isinstance(ids[0], list) else [ids], device=model.tok_emb.weight.device)
+    with evaluating(model): logits = model.head(model.hidden(tokens, cache=cache)[:, -1]).float()
     if not logits.isfinite().all(): raise UserError("the scores are not numbers: the model's weights hold NaN or infinity; load another checkpoint")
     return logits
 
@@ -45,20 +47,23 @@ def candidates(logits: torch.Tensor, # (B, V)
                temperature: float, # above 0
                top_k: int, # 0: all
                top_p: float, # 1: all
+               min_p: float = 0., # 0: all
               ) -> tuple: # probabilities and ids, (B, K), best first
-    "What may be drawn: temperature, then top-k, then top-p of what is left."
+    "What may be drawn: temperature, then top-k, then top-p of what is left, then min-p."
     best, order = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))
     p = ((best - best[:, :1]).float() / temperature).softmax(-1)
     if top_p < 1: p = p.masked_fill(p.cumsum(-1) - p >= top_p, 0) # the one that reaches top_p stays
+    if min_p > 0: p = p.masked_fill(p < min_p * p[:, :1], 0)
     return p / p.sum(-1, keepdim=True), order
 
 def sample(logits: torch.Tensor, # (B, V)
            temperature: float=1., top_k: int=0, top_p: float=1.,
            generator: torch.Generator | None=None, # on the device of the logits
+           min_p: float=0.,
           ) -> torch.Tensor: # (B,) ids
     "Draw a token for each row; temperature 0 takes the best."
     if temperature == 0: return logits.argmax(-1)
-    p, order = candidates(logits, temperature, top_k, top_p)
+    p, order = candidates(logits, temperature, top_k, top_p, min_p)
     p = torch.zeros_like(logits, dtype=p.dtype).scatter(-1, order, p) # by id: two near-equal tokens may change places without another being drawn
     return torch.multinomial(p, 1, generator=generator)[:, 0]
 
@@ -107,12 +112,13 @@ class TextStream:
         return "" if self.done else self.release(len(self.text))
 
 # %% ../nbs/03_generate.ipynb #e0c080c1
-def check_sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty):
+def check_sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, min_p=0.):
     "Raise `UserError` for a value that cannot be."
     if not (isinstance(max_new_tokens, int) and max_new_tokens >= 1): raise UserError(f"max_new_tokens is {max_new_tokens!r}: give 1 or more")
     if not 0 <= temperature < float("inf"): raise UserError(f"temperature is {temperature}: give 0 (greedy) or more; 0.8 is usual")
     if not 0 < top_p <= 1: raise UserError(f"top_p is {top_p}: give a share above 0, up to 1 (all)")
     if not (isinstance(top_k, int) and top_k >= 0): raise UserError(f"top_k is {top_k!r}: give a number of tokens, or 0 for all")
+    if not 0 <= min_p < 1: raise UserError(f"min_p is {min_p}: give 0 (all), or a share of the best below 1; 0.05 is usual")
     if not 0 < repetition_penalty < float("inf"): raise UserError(f"repetition_penalty is {repetition_penalty}: give 1 (none) or a little more")
 
 def prompt_ids(model: HebrewGPT, tok: Tokenizer,
@@ -135,13 +141,19 @@ def stream(model: HebrewGPT, tok: Tokenizer,
            seed: int = 0, # of this call alone
            repetition_penalty: float = 1.0, # 1: none
            stop = (), # strings that end the text, not shown
+           min_p: float = 0., # 0: all
           ) -> Iterator[str]:
     "New text in pieces, each as soon as it is certain; wrong arguments raise `UserError` at the call."
-    check_sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty)
+    if several(prompt): raise UserError("stream takes one prompt: give a list of prompts to generate")
+    check_sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, min_p)
     ids = prompt_ids(model, tok, prompt)
-    generator = torch.Generator(model.tok_emb.weight.device).manual_seed(seed)
-    def choose(logits, seen): return sample(penalize(logits, seen, repetition_penalty), temperature, top_k, top_p, generator).item()
+    choose = chooser(model, temperature, top_p, top_k, seed, repetition_penalty, min_p)
     return decode_loop(model, tok, ids, min(max_new_tokens, model.cfg.context - len(ids)), choose, TextStream(tok, ids, stop))
+
+def chooser(model, temperature, top_p, top_k, seed, repetition_penalty, min_p): # `choose(logits (1, V), ids so far)` gives the next token
+    "A way to choose, with a generator of its own."
+    generator = torch.Generator(model.tok_emb.weight.device).manual_seed(seed)
+    return lambda logits, seen: sample(penalize(logits, seen, repetition_penalty), temperature, top_k, top_p, generator, min_p).item()
 
 def decode_loop(model, tok, ids, new, choose, out): # `choose(logits, ids)` gives the next token
     "Prefill, then one token at a time."
@@ -154,10 +166,34 @@ def decode_loop(model, tok, ids, new, choose, out): # `choose(logits, ids)` give
         ids, fresh = ids + [token], [token]
     if rest := out.flush(): yield rest
 
-def generate(model: HebrewGPT, tok: Tokenizer, prompt: str | list[int], max_new_tokens: int = 100, temperature: float = 0.8, top_p: float = 0.95,
-             top_k: int = 0, seed: int = 0, repetition_penalty: float = 1.0, stop = ()) -> str:
-    "The new text, the prompt not repeated; parameters as of `stream`."
-    return "".join(stream(model, tok, prompt, max_new_tokens, temperature, top_p, top_k, seed, repetition_penalty, stop))
+def several(prompt) -> bool:
+    "A list of prompts, not one prompt."
+    return isinstance(prompt, (list, tuple)) and len(prompt) > 0 and (isinstance(prompt[0], (str, list, tuple)) or getattr(prompt[0], "ndim", 0) > 0)
+
+def generate(model: HebrewGPT, tok: Tokenizer,
+             prompt: str | list, # or a list of prompts of any lengths, decoded together
+             max_new_tokens: int = 100, temperature: float = 0.8, top_p: float = 0.95, top_k: int = 0, seed: int = 0, # the same for each prompt
+             repetition_penalty: float = 1.0, stop = (), min_p: float = 0.,
+            ) -> str | list[str]:
+    "The new text, or a list of them, the prompt not repeated; parameters as of `stream`."
+    if not several(prompt): return "".join(stream(model, tok, prompt, max_new_tokens, temperature, top_p, top_k, seed, repetition_penalty, stop, min_p))
+    check_sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, min_p)
+    rows = [prompt_ids(model, tok, p) for p in prompt]
+    choose = [chooser(model, temperature, top_p, top_k, seed, repetition_penalty, min_p) for _ in rows]
+    return batch_loop(model, tok, rows, [min(max_new_tokens, model.cfg.context - len(ids)) for ids in rows], choose, [TextStream(tok, ids, stop) for ids in rows])
+
+def batch_loop(model, tok, rows, new, choose, outs) -> list[str]: # one of each for every prompt, as of `decode_loop`
+    "Prefill each prompt by itself, then a token of every row at a time; a row that has ended is carried along."
+    caches = [model.make_cache(length=len(ids)) for ids in rows]
+    logits = torch.cat([next_logits(model, ids, cache) for ids, cache in zip(rows, caches)])
+    cache, texts, running = model.make_cache(len(rows), max(map(len, rows)) + max(new)).fill(caches), [""] * len(rows), set(range(len(rows)))
+    for step in range(max(new)):
+        for i in sorted(running):
+            token = choose[i](logits[i:i + 1], rows[i])
+            if not tok.sp.is_control(token): texts[i], rows[i] = texts[i] + outs[i].push(token), rows[i] + [token]
+            if tok.sp.is_control(token) or outs[i].done or step + 1 == new[i]: running.discard(i); texts[i] += outs[i].flush()
+        if not running: return texts
+        logits = next_logits(model, [[ids[-1]] for ids in rows], cache)
 
 # %% ../nbs/03_generate.ipynb #d93a12c3
 def chat_reply(model: HebrewGPT, tok: Tokenizer,

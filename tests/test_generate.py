@@ -1,10 +1,11 @@
 "Generation against full forward passes, transformers' own warpers, and every way to cut a character or a stop string."
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers.generation.logits_process import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 import hebrewgpt_nb.generate as G
 from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.generate import TextStream, candidates, chat_reply, decode_loop, generate, next_logits, penalize, sample, stream
+from hebrewgpt_nb.quantize import prepare
 from hebrewgpt_nb.tokenizer import encode_prompt
 from conftest import VOCAB, small
 
@@ -230,7 +231,7 @@ def test_a_stop_string_over_many_tokens(tok, models, monkeypatch):
     (dict(max_new_tokens=0), "max_new_tokens is 0"), (dict(max_new_tokens=-3), "max_new_tokens is -3"), (dict(max_new_tokens=2.5), "max_new_tokens is 2.5"),
     (dict(temperature=-1), "temperature is -1"), (dict(temperature=float("nan")), "temperature is nan"), (dict(temperature=float("inf")), "temperature is inf"),
     (dict(top_p=0), "top_p is 0"), (dict(top_p=1.1), "top_p is 1.1"), (dict(top_k=-1), "top_k is -1"), (dict(repetition_penalty=0), "repetition_penalty is 0"),
-    (dict(stop=[""]), "stop is"), (dict(stop=[None]), "stop is")])
+    (dict(min_p=-.1), "min_p is -0.1"), (dict(min_p=1), "min_p is 1"), (dict(stop=[""]), "stop is"), (dict(stop=[None]), "stop is")])
 def test_bad_arguments_are_one_line_at_the_call(tok, models, arguments, message):
     with pytest.raises(UserError) as e: stream(models["AM"], tok, **{"prompt": "שלום"} | arguments) # not at the first piece
     assert message in str(e.value) and "\n" not in str(e.value)
@@ -244,3 +245,48 @@ def test_ruined_weights(tok, value, temperature):
     model = small("AM", vocab_size=VOCAB)
     with torch.no_grad(): model.blocks[1].mlp.down.weight[3, 3] = value
     with pytest.raises(UserError, match="NaN or infinity"): generate(model, tok, "שלום", temperature=temperature)
+
+# --- several prompts at once ------------------------------------------------------------------------------------
+
+UNEQUAL = ["ש", "בוקר טוב לכולם, " * 4, "היום", "שלום לך"]
+
+@pytest.mark.parametrize("pattern", ["A", "M", "AM"])
+@pytest.mark.parametrize("how", [dict(temperature=0), dict(temperature=1., seed=3, min_p=.01, stop=("א",)), dict(temperature=.8, seed=1, repetition_penalty=1.2)], ids=str)
+def test_together_is_one_by_one(tok, models, pattern, how):
+    together = generate(models[pattern], tok, UNEQUAL, 30, **how)
+    assert together == [generate(models[pattern], tok, p, 30, **how) for p in UNEQUAL] and any(together)
+
+@pytest.mark.parametrize("pattern", ["A", "M", "AM"])
+@pytest.mark.parametrize("dtype, eps", [(None, 1e-4), ("float32", 1e-4), ("bfloat16", .05), ("int8", .1)]) # of the norm of the scores, of a model whose every weight is wild
+@torch.no_grad()
+def test_scores_of_unequal_rows_are_those_of_full_passes(pattern, dtype, eps):
+    model = small(pattern)
+    ready = model if dtype is None else prepare(model, dtype)
+    rows, steps = [torch.randint(97, (1, n), generator=torch.Generator().manual_seed(n)) for n in (40, 1, 17, 40, 33)], 12
+    ones = [ready.make_cache(length=n.shape[1]) for n in rows]
+    for row, one in zip(rows, ones): ready(row[:, :-steps] if row.shape[1] > steps else row[:, :1], cache=one)
+    begun = [one.n for one in ones]
+    joint = ready.make_cache(len(rows), 80).fill(ones)
+    tokens = torch.randint(97, (len(rows), steps), generator=torch.Generator().manual_seed(0))
+    together = torch.cat([ready(tokens[:, i:i + 1], cache=joint) for i in range(steps)], 1)
+    for row, n, new, mine in zip(rows, begun, tokens, together):
+        full = model(torch.cat([row[:, :n], new[None]], 1))[0, n:]
+        assert (mine - full).norm() < eps * full.norm()
+
+def test_rows_end_each_in_its_own_time(tok, monkeypatch):
+    model = small("AM", vocab_size=VOCAB, context=24)
+    monkeypatch.setattr(G, "sample", lambda *a, **k: torch.tensor([tok.encode("א")[0]]))
+    assert generate(model, tok, [[tok.bos_id] * 23, [tok.bos_id] * 4, [tok.bos_id] * 9], 16) == ["א", "א" * 16, "א" * 15]
+
+def test_one_bad_prompt_is_named(tok, models):
+    with pytest.raises(UserError, match="the prompt is empty"): generate(models["AM"], tok, ["שלום", ""])
+    with pytest.raises(UserError, match="the context 256: shorten it"): generate(models["AM"], tok, ["שלום", [2] * 256])
+
+@pytest.mark.parametrize("min_p", [0., .02, .3, .99])
+@pytest.mark.parametrize("top_p", [1., .7])
+def test_min_p_is_that_of_transformers(min_p, top_p):
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)) * 3
+    theirs = TopPLogitsWarper(top_p)(None, logits) if top_p < 1 else logits
+    if min_p: theirs = MinPLogitsWarper(min_p)(None, theirs)
+    p, order = candidates(logits, 1., 0, top_p, min_p)
+    torch.testing.assert_close(torch.zeros(4, 50).scatter(1, order, p), theirs.softmax(-1))

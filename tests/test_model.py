@@ -1,9 +1,11 @@
 "The model against published counts, stock transformers, a naive recurrence, its own cache, and documents apart."
 import pytest, torch, torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
 from transformers.models.bamba.modeling_bamba import BambaConfig, BambaMixer, mamba2_chunk_scan
 import hebrewgpt_nb.model as M
 from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.model import HebrewGPT, Mamba2, ModelConfig, PRESETS, count_parameters, get_preset, ssd, ssd_step
+from hebrewgpt_nb.quantize import prepare
 from hebrewgpt_nb.sft import add_lora
 from conftest import fill, small
 
@@ -229,3 +231,79 @@ def test_impossible_shapes_are_one_clear_line(changes, says):
 
 def test_an_unknown_preset_lists_the_known():
     with pytest.raises(UserError, match="choose one of tiny, mini, hybrid-119m"): get_preset("mega")
+
+# --- every path is the same model -------------------------------------------------------------------------
+
+def test_a_compiled_model_is_the_plain_one():
+    model, (tokens, docs) = small(), row([31, 3, 34])
+    compiled = torch.compile(small(), backend="aot_eager") # traced and differentiated as by inductor, without its minute of C++
+    results = []
+    for m in (model, compiled):
+        loss = F.cross_entropy(m(tokens, docs=docs)[0, :-1], tokens[0, 1:])
+        results.append([loss, *torch.autograd.grad(loss, list(m.parameters()))])
+    for mine, theirs in zip(*results, strict=True): close(mine, theirs, 1e-5)
+
+@pytest.mark.parametrize("memory", [1, 3000, None])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_sliced_loss_is_the_plain_one(memory, autocast):
+    g = torch.Generator().manual_seed(0)
+    h, w = torch.randn(2, 33, 16, generator=g, requires_grad=True), torch.randn(97, 16, generator=g, requires_grad=True)
+    targets = torch.randint(97, (2, 33), generator=g).masked_fill_(torch.rand(2, 33, generator=g) < .3, -100)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        losses = M.head_loss(h, w, targets, memory), F.cross_entropy(F.linear(h, w).flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum")
+    mine, plain = ([loss, *torch.autograd.grad(loss * .5, (h, w))] for loss in losses) # a loss that is scaled, as in accumulation
+    for a, b in zip(mine, plain): assert a.dtype == b.dtype and (a - b).norm() <= (.02 if autocast else 1e-5) * b.norm()
+
+def test_the_loss_of_a_model_and_its_gradients():
+    model, (tokens, docs) = small(), row([31, 3, 34])
+    targets = tokens.roll(-1, 1).masked_fill(docs != docs.roll(-1, 1), -100)
+    plain = F.cross_entropy(model(tokens, docs=docs).flatten(0, 1), targets.flatten())
+    close(M.loss_of(model, tokens, targets, docs), plain, 1e-5)
+    for a, b in zip(*(torch.autograd.grad(loss, list(model.parameters())) for loss in (M.loss_of(model, tokens, targets, docs), plain)), strict=True): close(a, b, 1e-5)
+
+def test_frozen_weights_get_no_gradient():
+    model, (tokens, _) = small(), row([40])
+    for p in model.parameters(): p.requires_grad_(False)
+    adapted = add_lora(model, rank=4)
+    M.loss_of(adapted, tokens, tokens.roll(-1, 1)).backward()
+    assert model.tok_emb.weight.grad is None and all(p.grad is not None for p in adapted.parameters() if p.requires_grad)
+
+@pytest.mark.parametrize("pattern", ["AM", "A", "M"])
+def test_the_last_position_alone(pattern):
+    model, (tokens, _) = small(pattern), row([40])
+    close(model(tokens, last_only=True), model(tokens)[:, -1:], 1e-5)
+
+def test_adapters_reach_every_path():
+    adapted, (tokens, docs) = add_lora(small(), rank=4).eval(), row([31, 9])
+    targets = tokens.roll(-1, 1)
+    for name, p in adapted.named_parameters():
+        if "lora_B" in name: torch.nn.init.normal_(p, std=.1, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        merged = add_lora(small(), rank=4)
+        merged.load_state_dict(adapted.state_dict())
+        merged = merged.merge_and_unload().eval() # the oracle: no adapter left
+        without = small()
+        cache = adapted.make_cache()
+        pairs = [(adapted(tokens, docs=docs), merged(tokens, docs=docs), without(tokens, docs=docs)), (adapted(tokens[:, :20], cache=cache), merged(tokens[:, :20]), without(tokens[:, :20])),
+                 (adapted(tokens[:, 20:21], cache=cache), merged(tokens[:, :21])[:, 20:], without(tokens[:, :21])[:, 20:]),
+                 (M.loss_of(adapted, tokens, targets), M.loss_of(merged, tokens, targets), M.loss_of(without, tokens, targets))]
+        for dtype in ("float32", "bfloat16"): pairs.append((prepare(adapted, dtype)(tokens), merged(tokens), without(tokens)))
+    for mine, right, wrong in pairs: assert (mine - right).norm() < .05 * (wrong - right).norm() + 1e-3
+
+def test_an_adapter_that_would_be_bypassed_is_refused():
+    tokens = row([8])[0]
+    for target, rank, says in (("conv1d", 192, "adapt in_proj and out_proj"), ("tok_emb", 2, "adapt qkv, proj, gate, up and down")):
+        adapted = get_peft_model(small(), LoraConfig(r=rank, target_modules=[target]))
+        with pytest.raises(UserError, match=says): adapted(tokens)
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("pattern", ["AM", "A", "M"])
+def test_the_paths_of_a_gpu(pattern):
+    model, (tokens, docs) = small(pattern), row([31, 3, 34])
+    there = small(pattern).cuda()
+    close(there(tokens.cuda(), docs=docs.cuda()).cpu(), model(tokens, docs=docs), 1e-2)
+
+def test_tokens_that_have_no_row():
+    for bad in (97, -1):
+        with pytest.raises(UserError, match="vocabulary is 0 to 96"): small()(torch.tensor([[3, bad]]))
+    with pytest.raises(UserError, match="no tokens"): small()(torch.zeros(1, 0, dtype=torch.long))
