@@ -312,7 +312,7 @@ def variants(folder: Path, dtypes, # of ours
 
 def measure(what: str, # one of WHATS
             folder: Path, # as of `make_twins`
-            prefill: int, prompt: int, new: int, rows: int, repeats: int, compiled: bool) -> dict: # as of `race`, with amount, cost and profile; memory: peaks
+            prefill: int, prompt: int, new: int, rows: int, repeats: int, compiled: bool) -> dict: # as of `race`, with amount, cost, load and profile; memory: peaks
     "One section."
     dtypes, cfg = our_dtypes(folder), load_side("ours", folder).model.cfg
     if what == "memory":
@@ -330,7 +330,7 @@ def measure(what: str, # one of WHATS
         amount, costs = dict(prefill=prefill, ttft=1, decode=new)[what], {d: cost(what, cfg, prompt if what == "decode" else prefill, new, sides[f"ours {d} eager"].model) for d in dtypes}
     raced = race(work, sides, probe(sides["ours fp32 eager"])[1], repeats, probe)
     fastest = min((who for who in raced["seconds"] if who.startswith("ours")), key=lambda who: statistics.median(raced["seconds"][who]))
-    return raced | dict(amount=amount, cost=costs, profiled=fastest, profile=profile_of(lambda: work(sides[f"{fastest} eager"])))
+    return raced | dict(amount=amount, cost=costs, load=os.getloadavg()[0], profiled=fastest, profile=profile_of(lambda: work(sides[f"{fastest} eager"])))
 
 # %% ../nbs/09_bench.ipynb #0d98388a
 def row(what: str, model: str, dtype: str, ours: list[float], theirs: list[float], # seconds, or bytes of memory
@@ -422,7 +422,8 @@ def bench(run: str = "runs/nb/bench", # where to write: report.json, report.md, 
             gc.collect()
     finally: torch.set_num_threads(had)
     top = sections.pop("ceilings")
-    report = dict(machine=key["machine"], ceilings=top, rows=[r for name, s in sections.items() for r in rows_of(*name.split()[::-1], s, top)])
+    busy = max((s["load"] for s in sections.values() if "load" in s), default=0.) # of the machine while it was measured: beyond its threads, others were at work
+    report = dict(machine=key["machine"] | dict(load=round(busy, 1)), ceilings=top, rows=[r for name, s in sections.items() for r in rows_of(*name.split()[::-1], s, top)])
     write_json(out/"report.json", report)
     write_atomic(out/"report.md", as_markdown(report))
     return report
