@@ -7,8 +7,8 @@ __all__ = ['TORCH', 'PRODUCTS', 'LONG', 'TOLERANCE', 'PRODUCT', 'WHATS', 'TARGET
            'read_rate', 'ceilings', 'limit', 'nbytes', 'cache_bytes', 'cost', 'our_api', 'Ours', 'Stock',
            'sample_texts', 'make_twins', 'load_side', 'our_dtypes', 'hebrew_tokens', 'prefill_of', 'ttft_of',
            'decode_of', 'gradient_of', 'train_of', 'distance', 'check_same', 'race', 'run_alone', 'peak_memory',
-           'profile_of', 'product_share', 'kept', 'variants', 'measure', 'row', 'rows_of', 'verdicts', 'as_markdown',
-           'machine', 'bench', 'bounds']
+           'profile_of', 'product_share', 'kept', 'variants', 'left_out', 'measure', 'row', 'rows_of', 'verdicts',
+           'as_markdown', 'machine', 'bench', 'bounds']
 
 # %% ../nbs/09_bench.ipynb #24637935
 import copy, gc, os, platform, statistics, subprocess, sys, time
@@ -310,9 +310,18 @@ def variants(folder: Path, dtypes, # of ours
             sides[f"transformers {dtype} {how}"] = Stock(shared["transformers"], dtype, how == "compiled") if train else load_side("transformers", folder, dtype, how == "compiled")
     return sides
 
+def left_out(sides: dict, # as of `variants`
+             what: str, work: float, # FLOPs, or bytes for decoding, in float32
+             top: dict, slowest: float) -> dict[str, str]: # variant -> why
+    "Variants that cannot end in time: on a processor without bfloat16 instructions a product in bfloat16 may take fifty times as long."
+    least = {d: work / 4 * TORCH[d].itemsize / top[f"read {d}"] if what == "decode" else work / top[f"product {d}"] for d in ("fp32", "bf16")}
+    slow = {d: s for d, s in least.items() if s > slowest}
+    return {name: f"a call takes {slow[d]:.0f} s or more at the measured rate of {d}" for name in sides if (d := name.split()[1]) in slow and (what == "train" or name.startswith("transformers"))} # `prepare` knows a way around
+
 def measure(what: str, # one of WHATS
             folder: Path, # as of `make_twins`
-            prefill: int, prompt: int, new: int, rows: int, repeats: int, compiled: bool) -> dict: # as of `race`, with amount, cost, load and profile; memory: peaks
+            top: dict, # as of `ceilings`
+            prefill: int, prompt: int, new: int, rows: int, repeats: int, compiled: bool, slowest: float) -> dict: # as of `race`, with amount, cost, load and profile; memory: peaks
     "One section."
     dtypes, cfg = our_dtypes(folder), load_side("ours", folder).model.cfg
     if what == "memory":
@@ -328,7 +337,10 @@ def measure(what: str, # one of WHATS
         sides, tokens = variants(folder, dtypes, compiled), hebrew_tokens(folder, 1, prompt + new if what == "decode" else prefill)
         work = probe = partial(dict(prefill=prefill_of, ttft=ttft_of, decode=partial(decode_of, prompt=prompt))[what], tokens=tokens)
         amount, costs = dict(prefill=prefill, ttft=1, decode=new)[what], {d: cost(what, cfg, prompt if what == "decode" else prefill, new, sides[f"ours {d} eager"].model) for d in dtypes}
-    raced = race(work, sides, probe(sides["ours fp32 eager"])[1], repeats, probe)
+    out = left_out(sides, what, costs["fp32"], top, slowest)
+    for name, why in out.items(): print(f"{name} is left out: {why}")
+    raced = race(work, {name: s for name, s in sides.items() if name not in out}, probe(sides["ours fp32 eager"])[1], repeats, probe)
+    raced["failed"] |= out
     fastest = min((who for who in raced["seconds"] if who.startswith("ours")), key=lambda who: statistics.median(raced["seconds"][who]))
     return raced | dict(amount=amount, cost=costs, load=os.getloadavg()[0], profiled=fastest, profile=profile_of(lambda: work(sides[f"{fastest} eager"])))
 
@@ -371,8 +383,9 @@ def as_markdown(report: dict) -> str:
     line = lambda r: f"{r['what']} | {r['model']} | {r['dtype']} | {r['ours']:,.4g} | {r['theirs']:,.4g} | {r['ratio']:.2f} ({r['spread'][0]:.2f} to {r['spread'][1]:.2f}) | {r['ceiling_share']:.0%}"
     head = "| what | model | dtype | ours | peer | ratio (spread) | of the ceiling |"
     goals = [f"| {line(r)} | {r['at_least']:g}" + (f" and {r['at_least_share']:.0%}" if r["at_least_share"] else "") + f" | {'reached' if r['reached'] else 'NOT reached'} |" for r in verdicts(report["rows"])]
+    absent = [" ".join(t) for t in TARGETS if t not in {(r["what"], r["model"], r["dtype"]) for r in report["rows"]}]
     rates = [f"| {name} | {rate / 1e9:,.1f} {'GFLOP/s' if name.startswith('product') else 'GB/s'} |" for name, rate in report["ceilings"].items()]
-    return "\n".join(["Numbers to reach", "", f"{head} at least | |", "|---|---|---|---|---|---|---|---|---|", *goals, "", "All rows: tokens a second; ttft seconds, memory bytes", "", f"{head} peer |", "|---|---|---|---|---|---|---|---|",
+    return "\n".join(["Numbers to reach", "", f"{head} at least | |", "|---|---|---|---|---|---|---|---|---|", *goals, *(["", f"Not measured: {', '.join(absent)}"] if absent else []), "", "All rows: tokens a second; ttft seconds, memory bytes", "", f"{head} peer |", "|---|---|---|---|---|---|---|---|",
                       *[f"| {line(r)} | {r['peer']} |" for r in report["rows"]], "", "| ceiling | |", "|---|---|", *rates, "", ", ".join(f"{k} {v}" for k, v in report["machine"].items()), ""])
 
 # %% ../nbs/09_bench.ipynb #38ae4944
@@ -394,6 +407,7 @@ def bench(run: str = "runs/nb/bench", # where to write: report.json, report.md, 
           repeats: int = 5, # of each timing, in turn with the peer
           compiled: bool = False, # try the peer with torch.compile too, which takes minutes
           threads: int = 0, # 0: as many as torch takes
+          slowest: float = 40.0, # seconds a call: what must take longer by the measured ceilings is left out, and said so
           only: str = "decode", # sections to measure, as `hybrid decode` or `train`; empty: all
           seed: int = 0, # of the weights
          ) -> dict: # machine, ceilings, rows
@@ -407,7 +421,7 @@ def bench(run: str = "runs/nb/bench", # where to write: report.json, report.md, 
     if len(names) == 1: raise UserError(f"only is {only!r}: no section is called so; they are hybrid or dense, and {', '.join(WHATS)}")
     if threads: torch.set_num_threads(threads)
     key |= dict(machine=machine(), code=fingerprint(Path(sys.modules["hebrewgpt_nb.model"].__file__).parent))
-    sizes = {k: key[k] for k in ("prefill", "prompt", "new", "rows", "repeats", "compiled")}
+    sizes = {k: key[k] for k in ("prefill", "prompt", "new", "rows", "repeats", "compiled", "slowest")}
     sections = {}
     try:
         for name in names:
@@ -417,7 +431,7 @@ def bench(run: str = "runs/nb/bench", # where to write: report.json, report.md, 
                 if not what: return ceilings()
                 print(f"{name} ...", flush=True)
                 if not (folder/"hf").exists(): make_twins(folder, cfg if model == "hybrid" else get_preset(preset, pattern="A"), seed)
-                return measure(what, folder, **sizes)
+                return measure(what, folder, sections["ceilings"], **sizes)
             sections[name] = kept(out/"raw"/f"{name.replace(' ', '-')}.json", key, make)
             gc.collect()
     finally: torch.set_num_threads(had)

@@ -41,7 +41,8 @@ def test_every_raw_time_is_kept_and_gives_the_rows(report):
         assert r["ratio"] == pytest.approx(theirs / ours) and r["ours"] == pytest.approx(ours if what == "ttft" else section["amount"] / ours)
         assert set(section["distance"]) >= {"ours fp32 eager", "transformers fp32 eager", "transformers bf16 eager"} and not section["failed"]
 
-def test_peak_memory_is_that_of_a_process_of_its_own(twins, report):
+def test_peak_memory_is_that_of_a_process_of_its_own(report, tmp_path):
+    twins = make_twins(tmp_path/"twins", get_preset("tiny"))
     ours, theirs = (B.peak_memory(side, twins, "fp32", "decode", 16, 4, 1) for side in ("ours", "transformers"))
     assert 5e7 < ours < theirs # the peer carries its own library
     assert [r["ratio"] for r in report[1]["rows"] if (r["what"], r["dtype"]) == ("memory", "fp32")] == [2]
@@ -114,6 +115,15 @@ def test_the_fastest_variant_goes_on_and_turns_alternate():
     made = race(work, {name: name for name in cost}, torch.ones(3), 5)
     assert made["how"] == {"ours fp32": "eager", "transformers fp32": "compiled"} and made["seconds"]["transformers fp32"] == [1.] * 5
     assert order[-10:] == ["ours fp32 eager", "transformers fp32 compiled"] * 5
+
+def test_a_dtype_that_the_peer_cannot_run_in_time_is_held_against_its_best(tmp_path, monkeypatch, capsys):
+    real = B.ceilings
+    monkeypatch.setattr(B, "ceilings", lambda: real(megabytes=8) | {"product bf16": 1e5}) # as on a processor without its instructions
+    rows = {r["dtype"]: r for r in bench(run=str(tmp_path/"run"), only="dense prefill", prefill=24, prompt=8, new=4)["rows"]}
+    assert "transformers bf16 eager is left out: a call takes" in capsys.readouterr().out
+    raw = read_json(tmp_path/"run"/"raw"/"dense-prefill.json")["result"]
+    assert list(raw["failed"]) == ["transformers bf16 eager"] and "ours bf16" in raw["seconds"]
+    assert rows["bf16"]["theirs"] == rows["fp32"]["theirs"] and "Not measured: prefill hybrid bf16" in (tmp_path/"run"/"report.md").read_text()
 
 @pytest.mark.parametrize("given, says", [(dict(repeats=4), "repeats is 4"), (dict(preset="dense-296m"), "attention and Mamba-2"), (dict(only="x"), "no section"), (dict(prefill=400), "within the context"), (dict(new=0), "give 1 or more")], ids=str)
 def test_what_cannot_be_measured(tmp_path, given, says):
