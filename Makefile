@@ -1,4 +1,4 @@
-# make demo · test · lab · app.   DATA=folder uses other data than the sample (see README.md).
+# make demo · test · lab · app · bench · gpu.   DATA=folder uses other data than the sample (see README.md).
 PYTHON ?= python3
 DATA ?= $(HEBREWGPT_DATA)
 BIN := .venv/bin
@@ -6,7 +6,7 @@ READY := .venv/ready
 export GRADIO_ANALYTICS_ENABLED = False
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test check lab app readme clean
+.PHONY: demo test check lab app bench bench-llama gpu readme clean
 .DELETE_ON_ERROR:
 
 # The environment: torch first and pinned, because an unpinned one brings gigabytes of another build.
@@ -40,6 +40,20 @@ lab: $(READY)
 
 app: $(READY)
 	$(BIN)/python apps/app.py
+
+# Side by side with transformers, in about 25 minutes on two cores; what was measured already is kept until `rm -rf runs/bench`.
+bench: $(READY)
+	$(BIN)/papermill nbs/09_bench.ipynb runs/bench/09_bench.ipynb -f jobs/bench.yaml --cwd . --kernel python3 --no-progress-bar
+	cat runs/bench/report.md
+
+# The dense twin against llama.cpp, which is compiled first: many minutes, a C++ compiler.
+bench-llama: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/llama llama-cpp-python gguf diskcache
+	PYTHONPATH=build/llama $(BIN)/python jobs/bench_llama.py
+
+# On a GPU machine: no environment is made, any Python with torch will do. MINUTES=budget, and what was reached is not repeated.
+gpu:
+	$(PYTHON) -m hebrewgpt_nb.gpu --minutes $(or $(MINUTES),19)
 
 clean:
 	rm -rf .venv runs build dist

@@ -10,7 +10,6 @@ __all__ = ['INPUTS', 'POSITIVE', 'CHOICES', 'SHARES', 'UserError', 'project_root
 # %% ../nbs/00_0_core.ipynb #76db2fb6
 import argparse, ast, functools, hashlib, inspect, json, os, re, shutil, sys, time, typing
 from pathlib import Path
-from tqdm import tqdm
 
 # %% ../nbs/00_0_core.ipynb #345c245c
 class UserError(ValueError):
@@ -187,6 +186,7 @@ class Progress:
                  total: int, # units to do
                  done: int=0): # units done already
         self.path, self.what, self.total, self.n, self.note, self.last = resolve(run)/"progress.json", what, total, done, "", 0.
+        from tqdm import tqdm # here, so that what needs torch alone runs where there is nothing else
         self.bar = tqdm(total=total, initial=done, desc=what, mininterval=2, disable=bool(os.environ.get("HEBREWGPT_QUIET")))
     def __call__(self, n: int=1, note: str=""):
         "`n` more units are done; `note` is shown behind the bar."
