@@ -109,6 +109,12 @@ def test_a_peer_that_cannot_be_compiled_is_left_out_by_name(twins, capsys):
     ours.model.forward = broken.call # an error of ours is never left out
     with pytest.raises(Exception): race(probe, {"ours fp32 eager": ours}, None, 5)
 
+def test_the_compiled_peer_is_tried_with_a_static_cache(tmp_path, monkeypatch):
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **kw: real(model, backend="eager", **kw)) # traced, not compiled to C++, which takes a minute
+    made = B.measure("decode", make_twins(tmp_path/"twins", get_preset("tiny")), {"product fp32": 1e12, "product bf16": 1e12, "read fp32": 1e12, "read bf16": 1e12}, prefill=16, prompt=8, new=4, rows=1, repeats=5, compiled=True, slowest=40.)
+    assert not made["failed"] and {"transformers fp32 compiled", "transformers bf16 compiled"} <= set(made["tried"])
+
 def test_the_fastest_variant_goes_on_and_turns_alternate():
     order, cost = [], {"ours fp32 eager": 3., "transformers fp32 eager": 2., "transformers fp32 compiled": 1.}
     def work(side): order.append(side); return cost[side], torch.ones(3)
