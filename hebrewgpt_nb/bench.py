@@ -123,11 +123,12 @@ class Stock:
     def cache(self, length):
         from transformers import DynamicCache, StaticCache
         return [StaticCache(config=self.model.config, max_cache_len=length) if self.compiled else DynamicCache(config=self.model.config), 0] # and tokens seen
-    def read(self, tokens, cache, call=None):
+    def read(self, tokens, cache): return self.next(self.model, tokens, cache)
+    def last(self, tokens, cache): return self.next(self.call, tokens, cache)
+    def next(self, call, tokens, cache): # (1, T) -> (1, V)
         at = torch.arange(cache[1], cache[1] + tokens.shape[1])[None] # Bamba called without positions counts each call from 0
         cache[1] += tokens.shape[1]
-        return (call or self.model)(input_ids=tokens, position_ids=at, past_key_values=cache[0], use_cache=True, logits_to_keep=1).logits[:, -1]
-    def last(self, tokens, cache): return self.read(tokens, cache, self.call)
+        return call(input_ids=tokens, position_ids=at, past_key_values=cache[0], use_cache=True, logits_to_keep=1).logits[:, -1]
     def loss(self, tokens, targets):
         with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16"): logits = self.call(input_ids=tokens, use_cache=False).logits
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())

@@ -206,7 +206,8 @@ def train_rate(place: Place, kind: str, T: int, # context of the 1b models
         if recipe.whole:
             micro(); place.sync(); begun = time.perf_counter()
             step(); place.sync()
-            return dict(rows=rows, step_s=time.perf_counter() - begun, tokens_per_s=n * rows * T / (time.perf_counter() - begun))
+            seconds = time.perf_counter() - begun
+            return dict(rows=rows, step_s=seconds, tokens_per_s=n * rows * T / seconds)
         parts = dict(micro_s=place.timed(micro), optimizer_s=place.timed(opt.step))
         return dict(rows=rows, **parts, tokens_per_s=n * rows * T / (n * parts["micro_s"] + parts["optimizer_s"]))
     made, too_large = halved(max(1, place.micro_tokens // T), measure)

@@ -1,10 +1,10 @@
 "The report's form, the order of comparing and timing, and peers that are not what they should be."
 import json, statistics
-import pytest, torch
+import pytest, torch, yaml
 from functools import partial
 import hebrewgpt_nb.bench as B
 from hebrewgpt_nb.bench import bench, check_same, hebrew_tokens, load_side, make_twins, race, row, rows_of, verdicts
-from hebrewgpt_nb.core import UserError, read_json
+from hebrewgpt_nb.core import UserError, read_json, resolve, stage_key
 from hebrewgpt_nb.model import get_preset
 
 KINDS = {"hybrid": "AM", "dense": "A"}
@@ -109,6 +109,12 @@ def test_a_peer_that_cannot_be_compiled_is_left_out_by_name(twins, capsys):
     ours.model.forward = broken.call # an error of ours is never left out
     with pytest.raises(Exception): race(probe, {"ours fp32 eager": ours}, None, 5)
 
+def test_the_compiled_peer_is_tried_with_a_static_cache(tmp_path, monkeypatch):
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **kw: real(model, backend="eager", **kw)) # traced, not compiled to C++, which takes a minute
+    made = B.measure("decode", make_twins(tmp_path/"twins", get_preset("tiny")), {"product fp32": 1e12, "product bf16": 1e12, "read fp32": 1e12, "read bf16": 1e12}, prefill=16, prompt=8, new=4, rows=1, repeats=5, compiled=True, slowest=40.)
+    assert not made["failed"] and {"transformers fp32 compiled", "transformers bf16 compiled"} <= set(made["tried"])
+
 def test_the_fastest_variant_goes_on_and_turns_alternate():
     order, cost = [], {"ours fp32 eager": 3., "transformers fp32 eager": 2., "transformers fp32 compiled": 1.}
     def work(side): order.append(side); return cost[side], torch.ones(3)
@@ -133,3 +139,23 @@ def test_a_section_is_not_measured_twice(report, monkeypatch):
     run, made = report
     monkeypatch.setattr(B, "measure", lambda *a, **k: pytest.fail("measured again"))
     assert bench(run=str(run), only="hybrid train", prefill=24, prompt=8, new=4, rows=1)["rows"] == [r for r in made["rows"] if r["what"] == "train"]
+
+def test_the_job_file_names_real_parameters():
+    job = yaml.safe_load(resolve("jobs/bench.yaml").read_text(encoding="utf8"))
+    key = stage_key(bench, job)
+    assert (key["preset"], key["threads"], key["only"], key["compiled"]) == ("hybrid-119m", 2, "", True) and set(job) == set(key) - {"seed"}
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0"])
+def test_the_weights_for_llama_cpp_are_ours(kind, tmp_path):
+    gguf = pytest.importorskip("gguf", reason="only `make bench-llama` installs it")
+    from importlib.util import module_from_spec, spec_from_file_location
+    spec = spec_from_file_location("bench_llama", resolve("jobs/bench_llama.py"))
+    job = module_from_spec(spec); spec.loader.exec_module(job)
+    folder = make_twins(tmp_path/"twins", get_preset("tiny", pattern="A"))
+    model, tok = B.load_bundle(folder/"bundle")
+    tensors = {t.name: t for t in gguf.GGUFReader(str(job.write_gguf(model, tok, tmp_path/"x.gguf", kind))).tensors}
+    for name, w in job.gguf_tensors(model).items():
+        t = tensors[name]
+        made = torch.tensor(gguf.quants.dequantize(t.data, t.tensor_type)).view(w.shape)
+        assert (made - w).abs().max() <= (0.005 if kind == "q8_0" else 5e-4) * w.abs().max(), name
+    assert len(tensors) == len(job.gguf_tensors(model))
