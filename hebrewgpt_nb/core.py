@@ -176,7 +176,7 @@ def cli(fn, # a stage
                             help=f"{helps.get(name, '')} (default: {p.default!r})".replace("%", "%%"))
     try: return fn(**vars(parser.parse_args(argv)))
     except UserError as e: print(f"error: {e}", file=sys.stderr); raise SystemExit(2) from None
-    except KeyboardInterrupt as e: print(f"interrupted: {e or 'the same command goes on from here'}", file=sys.stderr); raise SystemExit(130) from None
+    except KeyboardInterrupt as e: print(f"interrupted: {str(e) or 'the same command goes on from here'}", file=sys.stderr); raise SystemExit(130) from None
 
 # %% ../nbs/00_0_core.ipynb #c291771f
 class Progress:
