@@ -43,6 +43,7 @@ app: $(READY)
 
 # Side by side with transformers, in about 25 minutes on two cores; what was measured already is kept until `rm -rf runs/bench`.
 bench: $(READY)
+	mkdir -p runs/bench
 	$(BIN)/papermill nbs/09_bench.ipynb runs/bench/09_bench.ipynb -f jobs/bench.yaml --cwd . --kernel python3 --no-progress-bar
 	cat runs/bench/report.md
 
