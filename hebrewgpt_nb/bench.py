@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['TORCH', 'PRODUCTS', 'LONG', 'TOLERANCE', 'PRODUCT', 'WHATS', 'TARGETS', 'clock', 'best_rate', 'product_rate',
-           'read_rate', 'ceilings', 'limit', 'nbytes', 'cache_bytes', 'cost', 'our_api', 'Ours', 'Stock',
-           'sample_texts', 'make_twins', 'load_side', 'our_dtypes', 'hebrew_tokens', 'prefill_of', 'ttft_of',
-           'decode_of', 'gradient_of', 'train_of', 'distance', 'check_same', 'race', 'run_alone', 'peak_memory',
-           'profile_of', 'product_share', 'kept', 'variants', 'left_out', 'measure', 'row', 'rows_of', 'verdicts',
-           'as_markdown', 'machine', 'bench', 'bounds']
+           'read_rate', 'ceilings', 'limit', 'nbytes', 'cache_bytes', 'cost', 'Ours', 'Stock', 'sample_texts',
+           'make_twins', 'load_side', 'hebrew_tokens', 'prefill_of', 'ttft_of', 'decode_of', 'gradient_of', 'train_of',
+           'distance', 'check_same', 'race', 'run_alone', 'peak_memory', 'profile_of', 'product_share', 'kept',
+           'variants', 'left_out', 'measure', 'row', 'rows_of', 'verdicts', 'as_markdown', 'machine', 'bench', 'bounds']
 
-# %% ../nbs/09_bench.ipynb #24637935
+# %% ../nbs/09_bench.ipynb #b66cffa7
 import copy, gc, os, platform, statistics, subprocess, sys, time
 from functools import partial
 from pathlib import Path
 import torch, torch.nn.functional as F
 from .bundle import load_bundle, save_bundle
 from .core import UserError, cli, fingerprint, read_json, read_jsonl, resolve, sample_dir, stage, write_atomic, write_json
-from .model import HebrewGPT, forward_flops, get_preset
+from .model import HebrewGPT, compile_blocks, forward_flops, get_preset, loss_of
+from .quantize import prepare
 from .tokenizer import Tokenizer, train_tokenizer
 
 # %% ../nbs/09_bench.ipynb #9cab592d
@@ -90,17 +90,7 @@ def cost(what: str, cfg, T: int, # tokens of the prompt; rows of training are co
     if what == "ttft": return T * (forward_flops(cfg, T) - head) + head
     return T * forward_flops(cfg, T) * (3 if what == "train" else 1)
 
-# %% ../nbs/09_bench.ipynb #98d649ed
-def our_api() -> tuple: # prepare(model, dtype), loss_of(model, tokens, targets)
-    "The two calls of this engine that make a model ready for decoding and give its training loss."
-    try:
-        from hebrewgpt_nb.generate import prepare
-        from hebrewgpt_nb.model import loss_of
-        return prepare, loss_of
-    except ImportError: # an engine without them
-        plain = dict(float32=lambda m: m, bfloat16=lambda m: copy.deepcopy(m).bfloat16())
-        return lambda m, dtype: plain[dtype](m), lambda m, tokens, targets: F.cross_entropy(m(tokens).flatten(0, 1).float(), targets.flatten())
-
+# %% ../nbs/09_bench.ipynb #8493d326
 LONG = dict(fp32="float32", bf16="bfloat16", int8="int8") # a report's dtype -> as `prepare` has it
 
 class Ours:
@@ -112,7 +102,7 @@ class Ours:
     def read(self, tokens, cache): return self.last(tokens, cache) # a prompt whose reading is not timed
     def last(self, tokens, cache): return self.model.head(self.model.hidden(tokens, cache=cache)[:, -1]) # (1, T) -> (1, V)
     def loss(self, tokens, targets): # mean, nats a token
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16"): return our_api()[1](self.model, tokens, targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16"): return loss_of(self.model, tokens, targets)
 
 class Stock:
     "A stock model of `transformers`, eager with a growing cache, or compiled with a static one."
@@ -133,7 +123,7 @@ class Stock:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16"): logits = self.call(input_ids=tokens, use_cache=False).logits
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
-# %% ../nbs/09_bench.ipynb #8206344d
+# %% ../nbs/09_bench.ipynb #4dd39083
 def sample_texts() -> list[str]:
     "The Hebrew texts of the sample."
     return [r["text"] for p in sorted((sample_dir()/"pretrain").glob("*.train.jsonl")) for r in read_jsonl(p)]
@@ -155,16 +145,10 @@ def load_side(side: str, # ours, or transformers
     "One side from disk, for decoding, or with float32 weights for training."
     if side == "ours":
         model = load_bundle(folder/"bundle")[0]
-        return Ours(model.train() if train else our_api()[0](model, LONG[dtype]), dtype)
+        return Ours((compile_blocks(model) if compiled else model).train() if train else prepare(model, LONG[dtype]), dtype)
     from transformers import AutoModelForCausalLM
     model = AutoModelForCausalLM.from_pretrained(folder/"hf", dtype=torch.float32 if train else TORCH[dtype])
     return Stock(model.train(train), dtype, compiled)
-
-def our_dtypes(folder: Path) -> list[str]:
-    "The dtypes that this engine decodes in."
-    try: load_side("ours", folder, "int8")
-    except KeyError: return ["fp32", "bf16"] # an engine without `prepare`
-    return list(TORCH)
 
 # %% ../nbs/09_bench.ipynb #eb802544
 def hebrew_tokens(folder: Path, # as of `make_twins`
@@ -296,19 +280,19 @@ def kept(path: Path, key: dict, make) -> dict: # what `make()` gave
     write_json(path, dict(key=key, result=result))
     return result
 
-# %% ../nbs/09_bench.ipynb #d48c6540
+# %% ../nbs/09_bench.ipynb #de9d25bd
 WHATS = "prefill", "ttft", "decode", "train", "memory"
 
 def variants(folder: Path, dtypes, # of ours
              compiled: bool, train: bool = False) -> dict: # `ours fp32 eager` -> side
-    "All that is tried: ours in each dtype, the peer in two, eager and compiled."
-    sides = {}
-    shared = {who: load_side(who, folder, train=True).model for who in ("ours", "transformers")} if train else {} # one set of weights and of AdamW's moments a side
+    "All that is tried: ours in each dtype, the peer in two, eager and compiled; of ours only training is compiled."
+    sides, hows = {}, ("eager", "compiled") if compiled else ("eager",)
+    shared = {(who, how): load_side(who, folder, compiled=how == "compiled", train=True).model for who, how in [("ours", h) for h in hows] + [("transformers", "eager")]} if train else {} # dtypes share weights and AdamW's moments
     for dtype in dtypes:
-        sides[f"ours {dtype} eager"] = Ours(shared["ours"], dtype) if train else load_side("ours", folder, dtype)
+        for how in hows if train else ("eager",): sides[f"ours {dtype} {how}"] = Ours(shared["ours", how], dtype) if train else load_side("ours", folder, dtype)
         if dtype == "int8": continue # the peer has no such weights
-        for how in ("eager", "compiled") if compiled else ("eager",):
-            sides[f"transformers {dtype} {how}"] = Stock(shared["transformers"], dtype, how == "compiled") if train else load_side("transformers", folder, dtype, how == "compiled")
+        for how in hows:
+            sides[f"transformers {dtype} {how}"] = Stock(shared["transformers", "eager"], dtype, how == "compiled") if train else load_side("transformers", folder, dtype, how == "compiled")
     return sides
 
 def left_out(sides: dict, # as of `variants`
@@ -324,7 +308,7 @@ def measure(what: str, # one of WHATS
             top: dict, # as of `ceilings`
             prefill: int, prompt: int, new: int, rows: int, repeats: int, compiled: bool, slowest: float) -> dict: # as of `race`, with amount, cost, load and profile; memory: peaks
     "One section."
-    dtypes, cfg = our_dtypes(folder), load_side("ours", folder).model.cfg
+    dtypes, cfg = list(TORCH), load_side("ours", folder).model.cfg
     if what == "memory":
         tasks = [("decode", side, d) for d in dtypes for side in ("ours", "transformers") if side == "ours" or d != "int8"] + [("train", side, "fp32") for side in ("ours", "transformers")]
         return dict(peaks={f"{task} {side} {d}": peak_memory(side, folder, d, task, prefill, new, rows) for task, side, d in tasks}, weights=nbytes(load_side("ours", folder).model))

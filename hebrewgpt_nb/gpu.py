@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['RUNGS', 'WITHIN', 'QUESTIONS', 'PEAK', 'LADDER', 'BEST', 'SLOWEST', 'Place', 'tiny_place', 'rung', 'stirred',
            'forward_scores', 'cached_scores', 'documents_of', 'packed_scores', 'packed_gradient', 'loss_of',
-           'compile_blocks', 'check_path', 'device_name', 'mfu', 'ceilings', 'Recipe', 'optimizer_of', 'halved', 'free',
-           'train_rate', 'prefill_rate', 'decode_rate', 'read_ladder', 'on_time', 'try_rung', 'climb', 'shown']
+           'check_path', 'device_name', 'mfu', 'ceilings', 'Recipe', 'optimizer_of', 'halved', 'free', 'train_rate',
+           'prefill_rate', 'decode_rate', 'read_ladder', 'on_time', 'try_rung', 'climb', 'shown']
 
-# %% ../nbs/09b_gpu.ipynb #407377ca
+# %% ../nbs/09b_gpu.ipynb #dda2bfea
 import copy, gc, importlib.util, json, os, re, signal, statistics, sys, time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch, torch.nn.functional as F
 from . import model as engine
 from .core import UserError, cli, read_jsonl, resolve
-from .model import HebrewGPT, ModelConfig, forward_flops, get_preset
+from .model import HebrewGPT, ModelConfig, compile_blocks, forward_flops, get_preset
 from .optim import MuonAdamW
 
 # %% ../nbs/09b_gpu.ipynb #5d76da69
@@ -67,7 +67,7 @@ def rung(name: str): # what stands in the file
         return fn
     return add
 
-# %% ../nbs/09b_gpu.ipynb #1dbd327e
+# %% ../nbs/09b_gpu.ipynb #f6c832b0
 WITHIN = dict(fp32=1e-3, bf16=5e-2) # size of the difference over the size of what is expected
 
 def stirred(cfg: ModelConfig, seed: int = 0) -> HebrewGPT: # on the CPU, float32
@@ -104,13 +104,8 @@ QUESTIONS = dict(scores=forward_scores, cache=cached_scores, documents=packed_sc
 def loss_of(model, tokens, targets, docs=None, chunked: bool=True): # ()
     "Mean loss in nats a token; `chunked` never holds the scores of all positions at once."
     h = model.hidden(tokens, docs)
-    if chunked and hasattr(engine, "head_loss"): return engine.head_loss(h, model.tok_emb.weight, targets) / targets.numel()
+    if chunked: return engine.head_loss(h, model.tok_emb.weight, targets) / targets.numel()
     return F.cross_entropy(model.head(h).flatten(0, 1).float(), targets.flatten())
-
-def compile_blocks(model):
-    "Compile one block of each kind, which serves all of that kind: seconds, where the whole model takes minutes."
-    for block in model.blocks: block.compile(dynamic=False)
-    return model
 
 def check_path(place: Place, kind: str, question: str, # of QUESTIONS
                dtype: str, compiled: bool) -> dict: # distance

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PRESETS', 'CPU_CHUNK', 'ModelConfig', 'get_preset', 'RMSNorm', 'rope_angles', 'rotate', 'doc_positions', 'doc_mask',
            'doc_blocks', 'flex', 'Attention', 'AttentionCache', 'Mamba2', 'MambaCache', 'SwiGLU', 'Block', 'HebrewGPT',
-           'init_weights', 'Cache', 'HeadLoss', 'head_loss', 'loss_of', 'describe_paths', 'count_parameters',
-           'forward_flops']
+           'init_weights', 'Cache', 'HeadLoss', 'head_loss', 'loss_of', 'compile_blocks', 'describe_paths',
+           'count_parameters', 'forward_flops']
 
 # %% ../nbs/02_model.ipynb #d92ff463
 import math
@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 import torch, torch.nn as nn, torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from .core import CHOICES, UserError
+from .cpu import MOST_ROWS
 from .scan import causal_conv, conv_kernel, kernel_for, kernels, ssd, ssd_kernel, ssd_step, step_kernel
 
 # %% ../nbs/02_model.ipynb #56151d15
@@ -246,6 +247,7 @@ class Block(nn.Module):
 # %% ../nbs/02_model.ipynb #31c56ee4
 class HebrewGPT(nn.Module):
     "Decoder of attention and Mamba-2 blocks with tied embeddings."
+    step = None # of a packed model: the blocks and the last norm in one call
     def __init__(self, cfg: ModelConfig):
         super().__init__()
         self.cfg = cfg
@@ -272,6 +274,10 @@ class HebrewGPT(nn.Module):
         if cache is not None and docs is not None: raise ValueError("a cache holds one document a row: give docs or cache")
         x = self.drop(self.embed(tokens))
         rope = self.rope(tokens, docs, cache) if "A" in self.cfg.blocks else None
+        if self.step and cache is not None and tokens.shape[1] == 1 and len(tokens) <= MOST_ROWS:
+            x = self.step(x, rope, cache)
+            cache.n += 1
+            return x
         mask = None if docs is None or "A" not in self.cfg.blocks else (doc_blocks if docs.is_cuda else doc_mask)(docs)
         for i, block in enumerate(self.blocks): x = block(x, rope, mask, docs, None if cache is None else cache.layers[i])
         if cache is not None: cache.n += tokens.shape[1]
@@ -304,6 +310,7 @@ def init_weights(module: nn.Module):
 
 class Cache:
     "What decoding remembers: keys and values for attention, states for Mamba-2."
+    room = None # what a `step` writes into
     def __init__(self, cfg: ModelConfig, batch: int, length: int, device, dtype):
         self.n, self.length, self.device, self.begin = 0, length, device, None # begin: (B,) as of `AttentionCache`
         self.layers = [AttentionCache(cfg, batch, length, device, dtype) if kind == "A" else MambaCache(cfg, batch, device, dtype) for kind in cfg.blocks]
@@ -365,6 +372,12 @@ def loss_of(model: nn.Module, # HebrewGPT, alone or wrapped by peft or for sever
     scored = (targets >= 0).sum()
     if not scored: raise UserError("no token is scored: every target is -100")
     return model(tokens, docs=docs, targets=targets) / scored
+
+# %% ../nbs/02_model.ipynb #29a4c55e
+def compile_blocks(model: HebrewGPT) -> HebrewGPT: # the same one
+    "Compile one block of each kind at its first call: seconds, where the whole model takes minutes."
+    for block in model.blocks: block.compile(dynamic=False)
+    return model
 
 # %% ../nbs/02_model.ipynb #fe3d0811
 def describe_paths(model: nn.Module) -> dict: # part -> implementation

@@ -74,6 +74,25 @@ class Prefixes:
         self.logs, self.row = dict(zip(words, np.log1p(self.counts).tolist())), {w: n for n, w in enumerate(words)}
         self.beside = np.vstack([self.company, np.zeros_like(self.company[:1])])/np.float32(100) # the last row is for unknown words
     def __repr__(self): return f"Prefixes({len(self.words):,} words, {'a scorer' if self.net else 'the rule of counts'})"
+    @functools.cached_property
+    def around(self) -> dict: # stem -> (which of FORMS and ENDINGS stand with it, the logs of their counts)
+        "The words turned about: most of the thirty forms of a stem do not exist, and are never looked up."
+        found = {}
+        for word, log in self.logs.items():
+            stems = [(n, word[len(f):]) for n, f in enumerate(FORMS) if word.startswith(f)] + [(n, word[:-len(e)]) for n, e in enumerate(ENDINGS, len(FORMS)) if word.endswith(e)]
+            for n, stem in stems:
+                at, logs = found.setdefault(stem, ([], []))
+                at.append(n); logs.append(log)
+        return found
+    def forms(self, stems: list[str]) -> np.ndarray: # (stems, FORMS + ENDINGS) float32
+        "Logs of how often each form of each stem stands."
+        table, rows, at, logs = np.zeros((len(stems), len(FORMS) + len(ENDINGS)), np.float32), [], [], []
+        for row, stem in enumerate(stems):
+            if stem in self.around:
+                some, values = self.around[stem]
+                rows += [row]*len(some); at += some; logs += values
+        table[rows, at] = logs
+        return table
 
 def learn_from(texts, # strings
                least: int=3, # words with a lower count are dropped
@@ -96,13 +115,12 @@ def by_counts(p: Prefixes, word: str) -> tuple: # prefixes
 def features(p: Prefixes, pairs: list[tuple], # (word, prefixes): readings
             ) -> np.ndarray: # (readings, features) float32
     "What the scorer sees of each reading."
-    get, at, stems = p.logs.get, p.row.get, [w[len("".join(s)):] for w, s in pairs]
-    own = {w: [get(f + w, 0.) for f in FORMS[:8]] + [get(w + e, 0.) for e in ENDINGS] for w in {w for w, _ in pairs}}
-    own = np.array([own[w] for w, _ in pairs], np.float32)
-    rest = np.array([[get(f + t, 0.) for f in FORMS] + [get(t + e, 0.) for e in ENDINGS] + [get(t[:-1], 0.), get(t[:-2], 0.), get("ה" + t[:-1], 0.)]
-                     + ([get(w[len(s[0]):], 0.), get(s[-1] + t, 0.)] if s else [0., 0.]) for (w, s), t in zip(pairs, stems)], np.float32)
+    get, at, words, stems = p.logs.get, p.row.get, [w for w, _ in pairs], [w[len("".join(s)):] for w, s in pairs]
+    own = p.forms(words)[:, [*range(8), *range(len(FORMS), len(FORMS) + len(ENDINGS))]]
+    more = np.array([[get(t[:-1], 0.), get(t[:-2], 0.), get("ה" + t[:-1], 0.), *((get(w[len(s[0]):], 0.), get(s[-1] + t, 0.)) if s else (0., 0.))] for (w, s), t in zip(pairs, stems)], np.float32)
+    rest = np.hstack([p.forms(stems), more])
     both = np.stack([rest[:, 0] - own[:, 0], (rest[:, :8] > 0).mean(1), (own[:, :8] > 0).mean(1)], 1, dtype=np.float32)
-    company = [p.beside[[at(w, -1) for w in words]] for words in ([w for w, _ in pairs], stems)]
+    company = [p.beside[[at(w, -1) for w in words]] for words in (words, stems)]
     return np.hstack([rest, own, both, *company, np.stack([look(s, len(t), t[0], t[-1], t in NEVER) for (_, s), t in zip(pairs, stems)])])
 
 # %% ../nbs/01_0_prefixes.ipynb #ec678352

@@ -4,22 +4,22 @@
 
 # %% auto #0
 __all__ = ['ROTARY', 'SIZES', 'PROBE', 'CARD', 'IDS', 'FAST', 'PLAIN', 'open_weights', 'read_released', 'released_config',
-           'load_released', 'to_half_split', 'stock_class', 'stock_config', 'stock_weights', 'to_stock',
-           'fast_tokenizer', 'model_card', 'export_hf']
+           'load_released', 'to_half_split', 'stock_class', 'stock_config', 'stock_weights', 'to_stock', 'file_rules',
+           'longest_wins', 'prefix_steps', 'fast_tokenizer', 'model_card', 'export_hf']
 
-# %% ../nbs/07_release.ipynb #c876436f
+# %% ../nbs/07_release.ipynb #65f21167
 import os, pickle, re, shutil
 from pathlib import Path
-import tokenizers, torch
+import numpy as np, tokenizers, torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tokenizers import decoders
+from tokenizers import Regex, decoders, normalizers
 from tokenizers.models import BPE
 from transformers import BambaConfig, BambaForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from .bundle import check_weights
 from .core import UserError, read_json, replace_folder, resolve
 from .model import HebrewGPT, ModelConfig
-from .tokenizer import MARK, Tokenizer
+from .tokenizer import MARK, SIGNS, Tokenizer, model_fields
 
 # %% ../nbs/07_release.ipynb #32a879ae
 def open_weights(path: Path): # whatever the file holds
@@ -137,7 +137,56 @@ def to_stock(model: HebrewGPT, tok: Tokenizer): # LlamaForCausalLM or BambaForCa
     stock.tie_weights()
     return stock
 
-# %% ../nbs/07_release.ipynb #f13bc503
+# %% ../nbs/07_release.ipynb #b24fb1bb
+def file_rules(proto: bytes) -> dict[str, str]: # text -> what takes its place
+    "The normalisation rules inside a SentencePiece model."
+    blob = model_fields(model_fields(proto).get(3, b"")).get(2, b"")
+    size = 4 + int.from_bytes(blob[:4], "little")
+    units, texts = np.frombuffer(blob[4:size], "<u4").astype(np.int64), blob[size:]
+    def base(node): return int(node ^ units[node] >> 10 << ((units[node] & 512) >> 6))
+    found, todo, byte = {}, [(base(0), b"")] if len(units) else [], np.arange(1, 256)
+    while todo:
+        node, key = todo.pop()
+        inside = byte[(node ^ byte) < len(units)]
+        for c in inside[units[node ^ inside] & 0x800000FF == inside]:
+            child, longer = base(node ^ int(c)), key + bytes([c])
+            if units[node ^ c] >> 8 & 1: # a rule ends here
+                start = units[child] & 0x7FFFFFFF
+                found[longer.decode()] = texts[start:texts.index(b"\0", start)].decode()
+            todo.append((child, longer))
+    return found
+
+# %% ../nbs/07_release.ipynb #f7be3751
+def longest_wins(rules: dict[str, str], letters: str, # a space and prefixes
+                 signs: str, # their signs and a space
+                ) -> str: # a regular expression
+    "Looks ahead whether the longest rule makes `signs` of `letters`."
+    tree = {}
+    for key in rules:
+        if not key.startswith(letters): continue
+        node = tree
+        for c in key[len(letters):]: node = node.setdefault(c, {})
+        node["is"] = rules[key] == signs + key[len(letters):]
+    def decides(node, now, want): # None: nothing makes it so; "": always so
+        if node.get("is", now) == want: return f"(?!{no})" if (no := either(node, want, not want)) else ""
+        return f"(?:{yes})" if (yes := either(node, not want, want)) else None
+    def either(node, now, want):
+        found = {c: decides(child, now, want) for c, child in node.items() if c != "is"}
+        always = "".join(c for c, rest in found.items() if rest == "")
+        return "|".join([f"[{re.escape(always)}]"]*bool(always) + [re.escape(c) + rest for c, rest in found.items() if rest])
+    return f"(?={decides(tree, False, True)})"
+
+# %% ../nbs/07_release.ipynb #83b827f9
+def prefix_steps(proto: bytes) -> tuple: # normalizer, list of decoders
+    "What takes the place of a file's rules in `tokenizers`."
+    letters, one = {c: unit for unit, c in SIGNS.items()}, f"[{''.join(SIGNS.values())}]"
+    rules = file_rules(proto)
+    made = {m[0]: " " + "".join(letters[c] for c in m[0][:-1]) for value in rules.values() if (m := re.match(f"{one}+ ", value))}
+    there = [normalizers.Replace(Regex(f"(?<!{one}){before}{longest_wins(rules, before, signs)}"), signs) for signs, before in made.items()]
+    back = [(f"(?<={one}) ", ""), (f"(?<!{one})(?={one})", " "), *letters.items()] # the space behind goes, one comes before
+    return normalizers.Sequence(there), [decoders.Replace(Regex(a), b) for a, b in back]
+
+# %% ../nbs/07_release.ipynb #ce976440
 PROBE = " א ב\nג  ד ﬁ é א\u05b8 😀 \u200f ▁ \t</s>ההההה!!!!! " # two spaces, a ligature, an accent apart, a vowel point, bytes, runs of one letter
 
 def fast_tokenizer(tok: Tokenizer, context: int, # tokens
@@ -147,8 +196,10 @@ def fast_tokenizer(tok: Tokenizer, context: int, # tokens
     text = {p: i for i, p in piece.items() if not (sp.is_control(i) or sp.is_unknown(i) or sp.is_byte(i))}
     cuts = [(p[:k], p[k:]) for p in sorted(text, key=lambda p: -sp.get_score(text[p])) for k in range(1, len(p)) if p[:k] in text and p[k:] in text]
     bpe = tokenizers.Tokenizer(BPE({p: i for i, p in piece.items()}, cuts, unk_token=piece[sp.unk_id()], fuse_unk=True, byte_fallback=True))
-    bpe.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    probes = [PROBE, "".join(text), *text]
+    bpe.normalizer, back = prefix_steps(tok.proto) if tok.signs else (None, [])
+    bpe.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), *back])
+    plain = [p for p in text if p not in SIGNS.values()] # a text with a sign is spelled by our own class only
+    probes = [PROBE, "".join(plain), *plain]
     if [e.ids for e in bpe.encode_batch(probes)] != tok.encode(probes): return None
     named = dict(bos_token=tok.bos_id, eos_token=tok.eos_id, pad_token=tok.pad_id, unk_token=sp.unk_id())
     others = [p for i, p in piece.items() if sp.is_control(i) and i not in named.values()]

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MARK', 'CONTROLS', 'OPTIONS', 'KINDS', 'SIGNS', 'BREAK', 'AFTER_SPACE', 'RULE_PRICE', 'HEADINGS', 'SURROGATE',
            'COLOURS', 'lowest', 'thin', 'trainer_error', 'split_table', 'mark_breaks', 'write_signs', 'shortest_rules',
-           'longest_rule', 'code_points', 'rule_files', 'kind_options', 'train_tokenizer', 'varint', 'model_fields',
-           'open_model', 'piece_ids', 'ModelFile', 'Tokenizer', 'format_prompt', 'encode_prompt', 'measure_tokenizer',
-           'Pieces', 'show_pieces', 'training_texts', 'make_tokenizer', 'ticking']
+           'longest_rule', 'code_points', 'rule_files', 'varint', 'fields', 'model_fields', 'without_names',
+           'kind_options', 'train_tokenizer', 'open_model', 'piece_ids', 'ModelFile', 'Tokenizer', 'format_prompt',
+           'encode_prompt', 'measure_tokenizer', 'Pieces', 'show_pieces', 'training_texts', 'make_tokenizer', 'ticking']
 
 # %% ../nbs/01_tokenizer.ipynb #6ea1005b
 import hashlib, html, io, itertools, re, tempfile, zlib
@@ -118,8 +118,45 @@ def rule_files(rules: dict | None, # None: only the way back
         file.write_text("".join(f"{code_points(a)}\t{code_points(b)}\n" for a, b in sorted(found.items())))
     return {name: str(file) for name, file in files.items()}
 
-# %% ../nbs/01_tokenizer.ipynb #2029a7c3
-RULE_PRICE = 1e-5 # a rule must put right one word in a hundred thousand
+# %% ../nbs/01_tokenizer.ipynb #2eceb93f
+def varint(data: bytes, at: int) -> tuple[int, int]: # value, next position
+    "Read one protocol-buffer number."
+    value = shift = 0
+    while True:
+        value, shift, at = value | (data[at] & 127) << shift, shift + 7, at + 1
+        if data[at - 1] < 128: return value, at
+
+def fields(data: bytes): # yields number, content, the bytes of both
+    "The fields of a protocol-buffer message; raises `ValueError` if it is not made of whole ones."
+    at = 0
+    while at < len(data):
+        begun = at
+        try:
+            key, at = varint(data, at)
+            size, at = varint(data, at) if key & 7 in (0, 2) else ({1: 8, 5: 4}[key & 7], at)
+        except (IndexError, KeyError): raise ValueError("not a protocol buffer") from None
+        content, at = (size, at) if key & 7 == 0 else (data[at:at + size], at + size)
+        if at > len(data): raise ValueError("not a whole protocol buffer")
+        yield key >> 3, content, data[begun:at]
+
+def model_fields(data: bytes) -> dict: # number -> its content, the last if there are several
+    "The fields of a message; empty if it is not one."
+    try: return {number: content for number, content, _ in fields(data)}
+    except ValueError: return {}
+
+def without_names(proto: bytes) -> bytes:
+    "A model file without the names of the rule files in its parts 3 and 5."
+    out = b""
+    for number, content, whole in fields(proto):
+        if number in (3, 5):
+            content = b"".join(part for n, _, part in fields(content) if n != 6)
+            size = [len(content) >> shift & 127 | 128 for shift in range(0, max(1, len(content).bit_length()), 7)]
+            whole = bytes([number << 3 | 2, *size[:-1], size[-1] & 127]) + content
+        out += whole
+    return out
+
+# %% ../nbs/01_tokenizer.ipynb #44075d2d
+RULE_PRICE = 1e-6 # a rule must put right one word in a million
 
 def kind_options(kind: str, lines: list[str], p: Prefixes | None, folder: Path) -> tuple[list[str], dict]: # lines to train on, options
     "What makes a kind; raises `UserError` for one that is none."
@@ -136,7 +173,7 @@ def train_tokenizer(texts, # strings
                     path: str | Path, # the .model file to write
                     vocab_size: int=8192, # pieces in all
                     seed: int=0, # chooses documents when there are more than 60 MB
-                    kind: str="plain", # one of `KINDS`
+                    kind: str="rules", # one of `KINDS`
                     p: Prefixes | None=None, # from `learn_prefixes`; None: what ships with the package
                    ) -> Path:
     "Train a SentencePiece BPE model; the same texts give the same file. Raises `UserError`."
@@ -147,33 +184,12 @@ def train_tokenizer(texts, # strings
         lines, options = kind_options(kind, lines, p, Path(folder))
         try: sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=model, vocab_size=vocab_size, **OPTIONS | options)
         except (RuntimeError, OSError) as e: raise trainer_error(e, vocab_size) from None
-    return write_atomic(resolve(path), model.getvalue())
+    return write_atomic(resolve(path), without_names(model.getvalue()))
 
-# %% ../nbs/01_tokenizer.ipynb #3704e9d3
-def varint(data: bytes, at: int) -> tuple[int, int]: # value, next position
-    "Read one protocol-buffer number."
-    value = shift = 0
-    while True:
-        value, shift, at = value | (data[at] & 127) << shift, shift + 7, at + 1
-        if data[at - 1] < 128: return value, at
-
-def model_fields(data: bytes) -> set[int]:
-    "The numbers of a model file's fields; empty if it is not made of whole ones."
-    at, found = 0, set()
-    try:
-        while at < len(data):
-            key, at = varint(data, at)
-            size, at = varint(data, at)
-            at += size
-            if key & 7 != 2 or at > len(data): return set()
-            found.add(key >> 3)
-    except IndexError: return set()
-    return found
-
-# %% ../nbs/01_tokenizer.ipynb #7f6d8790
+# %% ../nbs/01_tokenizer.ipynb #de344de0
 def open_model(proto: bytes, path: Path) -> sentencepiece.SentencePieceProcessor:
     "The model in `proto`; raises `UserError` naming `path`."
-    if not {1, 2, 3} <= model_fields(proto): raise UserError(f"{path}: not a whole SentencePiece model; fetch or train it again")
+    if not {1, 2, 3} <= model_fields(proto).keys(): raise UserError(f"{path}: not a whole SentencePiece model; fetch or train it again")
     try: sp = sentencepiece.SentencePieceProcessor(model_proto=proto)
     except RuntimeError as e: raise UserError(f"{path}: not a SentencePiece model ({e})") from None
     if min(sp.bos_id(), sp.eos_id()) < 0: raise UserError(f"{path}: has no begin or end token, so documents could not be told apart")
@@ -264,7 +280,7 @@ def measure_tokenizer(tok: Tokenizer, texts: list[str]) -> dict:
     tokens = sum(map(len, tok.encode(texts)))
     return dict(tokens_per_word=tokens/sum(len(t.split()) for t in texts), bytes_per_token=sum(len(t.encode()) for t in texts)/tokens)
 
-# %% ../nbs/01_tokenizer.ipynb #0a99e744
+# %% ../nbs/01_tokenizer.ipynb #9d78e1ea
 COLOURS = ("#cfe8ff", "#ffe3c2", "#d7f2d0", "#f6d3e6", "#e4dcfa")
 
 class Pieces:
@@ -277,8 +293,14 @@ class Pieces:
 
 def show_pieces(tok: Tokenizer, text: str) -> Pieces:
     "The pieces that `text` is cut into, to be looked at."
-    letters = {c: f"{u}+" for u, c in SIGNS.items()} if tok.signs else {}
-    return Pieces([f"⟨{p[3:5]}⟩" if tok.sp.is_byte(i) else letters.get(p, p) for i in tok.encode(text) for p in [tok.sp.id_to_piece(i)]])
+    letters, found, sign = {c: u for u, c in SIGNS.items()} if tok.signs else {}, [], False
+    for i in tok.encode(text):
+        p, was = tok.sp.id_to_piece(i), sign
+        sign = p in letters
+        if sign: p = MARK*(not was) + letters[p] + "+" # the sign stands for the space too
+        elif was: p = p.removeprefix(MARK)
+        found.append(f"⟨{p[3:5]}⟩" if tok.sp.is_byte(i) else p)
+    return Pieces(found)
 
 # %% ../nbs/01_tokenizer.ipynb #1202e439
 def training_texts(sources: dict, # of `source_files`
@@ -286,12 +308,12 @@ def training_texts(sources: dict, # of `source_files`
     "At most 8 MB of each source."
     return (t for s in sources.values() for t in thin((r["text"] for r in read_records(s["train"])), 8_000_000, seed))
 
-# %% ../nbs/01_tokenizer.ipynb #46a3e5e7
+# %% ../nbs/01_tokenizer.ipynb #3f5ddaef
 @stage
 def make_tokenizer(run: str = "runs/nb/tokenizer", # where tokenizer.model and the shards go
                    data: str = "", # a run of prepare_data, or a folder laid out like one; empty: the sample, cleaned first
-                   vocab_size: int = 1024, # pieces, the 263 special and byte pieces among them
-                   kind: str = "plain", # plain, boundaries or rules: what training knows of prefixes
+                   vocab_size: int = 1024, # pieces, those of bytes and signs among them
+                   kind: str = "rules", # plain, boundaries or rules: what training knows of prefixes
                    seed: int = 0, # chooses the documents where there are too many
                   ) -> dict: # measures on the validation documents
     "Train a tokenizer on records and encode them; writes tokenizer.model, shards/train and shards/valid."

@@ -12,7 +12,7 @@ import fcntl, json, math, os, signal, subprocess, sys, threading, time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-import numpy as np, torch, torch.distributed as dist, torch.nn.functional as F
+import numpy as np, torch, torch.distributed as dist
 from .checkpoint import Checkpoints
 from .bundle import pick_device
 from .core import Progress, UserError, read_json, read_jsonl, resolve, write_atomic, write_json
@@ -52,8 +52,7 @@ def accumulate(model, # what runs forward: a HebrewGPT, or DDP around it
     losses = []
     for n, b in enumerate(batches, 1):
         with nullcontext() if n == len(batches) or not hasattr(model, "no_sync") else model.no_sync(): # DDP adds up once
-            with precision(device, dtype): logits = model(b.tokens.to(device), docs=b.docs.to(device))
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), b.targets.to(device).flatten(), ignore_index=-100, reduction="sum") / scored
+            with precision(device, dtype): loss = model(b.tokens.to(device), docs=b.docs.to(device), targets=b.targets.to(device)) / scored
             (loss * world()[1]).backward() # processes are averaged
             losses.append(loss.detach())
     total, = summed(sum(losses), device=device)

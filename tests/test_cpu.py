@@ -1,0 +1,120 @@
+"The step of one token in C: against PyTorch, for every shape and dtype, and without a compiler."
+import copy, os, subprocess, sys, threading
+import pytest, torch
+from hypothesis import given, settings, strategies as st
+from hebrewgpt_nb.core import UserError
+from hebrewgpt_nb.cpu import MOST_ROWS, Matrix, library, matvec
+from hebrewgpt_nb.generate import next_logits
+from hebrewgpt_nb.quantize import DTYPES, prepare
+from conftest import small
+
+compiled = pytest.mark.skipif(not library(), reason="needs a C compiler")
+
+def wild(pattern: str, **changes):
+    "A model whose every parameter is random: a vector of ones would hide that it was forgotten."
+    torch.manual_seed(1)
+    model = small(pattern, **changes).eval()
+    for name, p in model.named_parameters():
+        if p.ndim == 1 and "A_log" not in name: torch.nn.init.normal_(p, 1., .3)
+    return model
+
+@compiled
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 300), st.integers(1, MOST_ROWS + 2), st.sampled_from([torch.float32, torch.bfloat16, torch.int8]), st.sampled_from([1e-6, 1., 1e6]), st.integers(0, 99))
+def test_products_of_any_shape(n, k, rows, dtype, size, seed):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, k, generator=g) * size
+    w, scale = (torch.randint(-127, 128, (n, k), generator=g, dtype=torch.int8), torch.rand(n, generator=g)) if dtype == torch.int8 else (torch.randn(n, k, generator=g).to(dtype), None)
+    right = x.double() @ w.double().T * (1 if scale is None else scale)
+    bound = (x.double().abs() @ w.double().abs().T * (1 if scale is None else scale)).clamp(min=1e-30)
+    assert ((matvec(Matrix.of(w, scale), x) - right).abs() / bound).max() < (1e-3 if dtype == torch.int8 else 1e-5)
+
+@compiled
+@pytest.mark.parametrize("k", [64, 2752, 30_000])
+def test_no_sum_of_int8_overflows(k):
+    w, x = torch.full((3, k), 127, dtype=torch.int8), torch.ones(1, k) * 3
+    torch.testing.assert_close(matvec(Matrix.of(w, torch.ones(3)), x), torch.full((1, 3), 381. * k), rtol=1e-3, atol=0)
+
+def decoded(model, prompts: list, new: torch.Tensor): # (B, T) -> scores of every step
+    caches = [model.make_cache(length=len(p)) for p in prompts]
+    with torch.inference_mode():
+        for p, cache in zip(prompts, caches): model(torch.tensor([p]), cache=cache, last_only=True)
+        cache = model.make_cache(len(prompts), max(map(len, prompts)) + new.shape[1]).fill(caches)
+        return torch.cat([model(new[:, i:i + 1], cache=cache) for i in range(new.shape[1])], 1)
+
+@compiled
+@pytest.mark.parametrize("pattern", ["A", "M", "AM", "MMA"])
+@pytest.mark.parametrize("rows", [1, 3, MOST_ROWS])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_step_is_what_the_modules_do(pattern, rows, dtype):
+    packed, g = prepare(wild(pattern), dtype), torch.Generator().manual_seed(rows)
+    prompts = [torch.randint(7, 90, (5 + 3 * i,), generator=g).tolist() for i in range(rows)]
+    new = torch.randint(7, 90, (rows, 12), generator=g)
+    assert packed.step
+    by_c, packed.step = decoded(packed, prompts, new), None
+    modules = decoded(packed, prompts, new)
+    assert (by_c - modules).norm() < (1e-3 if dtype == "int8" else 1e-5) * modules.norm()
+
+@compiled
+def test_shapes_that_divide_into_nothing():
+    model = wild("AM", width=60, heads=3, head_dim=20, hidden=77, state=18, mamba_head=24, conv=3)
+    packed, new = prepare(model, "float32"), torch.randint(7, 90, (2, 9))
+    by_c, packed.step = decoded(packed, [[8, 9], [10, 11, 12]], new), None
+    torch.testing.assert_close(by_c, decoded(packed, [[8, 9], [10, 11, 12]], new), rtol=1e-4, atol=1e-4)
+
+@compiled
+def test_threads_do_not_touch_each_other():
+    packed, new = prepare(wild("AM"), "int8"), torch.randint(7, 90, (1, 60))
+    alone, found = decoded(packed, [[8, 9, 10]], new), [None] * 4
+    def work(i): found[i] = decoded(packed, [[8, 9, 10]], new)
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    for one in found: torch.testing.assert_close(one, alone, rtol=1e-5, atol=1e-5)
+
+@compiled
+def test_a_full_cache_is_said():
+    packed = prepare(wild("AM"), "int8")
+    cache = packed.make_cache(length=3)
+    with torch.inference_mode():
+        packed(torch.tensor([[8, 9, 10]]), cache=cache)
+        with pytest.raises(UserError, match="holds 3 tokens and is full"): packed(torch.tensor([[8]]), cache=cache)
+
+@compiled
+@pytest.mark.parametrize("where", ["blocks.0.mlp.down.weight", "blocks.1.mamba.D", "ln_f.weight"])
+def test_ruined_weights_are_said(where):
+    model = wild("AM")
+    packed = prepare(model, "float32")
+    cache = packed.make_cache(length=9)
+    next_logits(packed, [8, 9], cache)
+    weights = {**dict(packed.named_parameters()), **dict(packed.named_buffers())}
+    with torch.no_grad(): weights[where].fill_(float("nan"))
+    with pytest.raises(UserError, match="the scores are not numbers"): next_logits(packed, [8], cache)
+
+@compiled
+def test_a_copy_has_weights_of_its_own():
+    packed = prepare(wild("AM"), "int8")
+    other, new = copy.deepcopy(packed), torch.randint(7, 90, (1, 5))
+    assert other.step is None and prepare(other, "int8").step
+    torch.testing.assert_close(decoded(prepare(other, "int8"), [[8, 9]], new), decoded(packed, [[8, 9]], new))
+
+WITHOUT = """
+import torch
+from hebrewgpt_nb.model import HebrewGPT, get_preset
+from hebrewgpt_nb.quantize import prepare
+torch.manual_seed(0)
+model, tokens = HebrewGPT(get_preset("tiny")).eval(), torch.arange(8, 20)[None]
+for dtype in ("int8", "bfloat16", "float32"):
+    packed = prepare(model, dtype)
+    assert packed.step is None
+    cache = packed.make_cache()
+    with torch.inference_mode():
+        by_one = torch.cat([packed(tokens[:, i:i + 1], cache=cache) for i in range(12)], 1)
+        assert (by_one - model(tokens)).norm() < .05 * model(tokens).norm()
+"""
+
+@pytest.mark.parametrize("cc", ["/no/such/compiler", "false"])
+def test_without_a_compiler(cc, tmp_path):
+    made = subprocess.run([sys.executable, "-c", WITHOUT], env=os.environ | dict(CC=cc, XDG_CACHE_HOME=str(tmp_path)), capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.count("decoding in C FALLBACK") == 1 and "install a C compiler" in made.stdout
