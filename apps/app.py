@@ -24,7 +24,8 @@ footer { display: none !important }"""
 class Bot:
     "A model with its tokenizer, that answers in pieces and never with a stack trace."
     def __init__(self, path: str): # a bundle, or a run that holds one; raises `UserError`
-        self.model, self.tok = load_bundle(path, "cuda" if torch.cuda.is_available() else "cpu")
+        where = ("cuda",) if torch.cuda.is_available() else ("cpu", "float32") # on a CPU a step is one call of C, with the same scores
+        self.model, self.tok = load_bundle(path, *where)
         self.info = read_json(find_bundle(path)/"generation.json").get("info", {})
 
     def refusal(self, instruction: str, input: str) -> str: # "" if there is none

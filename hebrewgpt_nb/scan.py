@@ -95,7 +95,7 @@ def find_kernel(module: str, name: str): # the function, or None
     try: return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as e:
         if e.name != module.partition(".")[0]: raise # it is there, and something that it needs is not
-    announce(f"{e.name} is not installed: {name} runs in plain PyTorch, which is slower; pip install hebrewgpt_nb[gpu]")
+        announce(f"{e.name} is not installed: {name} runs in plain PyTorch, which is slower; pip install hebrewgpt_nb[gpu]")
 
 @lru_cache
 def kernels() -> dict: # name -> function or None
