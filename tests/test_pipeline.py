@@ -35,11 +35,9 @@ def test_an_interrupted_chain_goes_on(sign, status, tmp_path):
     os.killpg(job.pid, sign)
     said = job.communicate(timeout=60)[1]
     assert job.returncode == status and (status != 130 or said.strip().splitlines()[-1] == "interrupted: the same command goes on from here"), said
-    time.sleep(3) # a kernel lives on for a moment after the one that started it was killed, and may end its stage
-    ended = (tmp_path/"run"/"tokenizer"/"done.json").exists()
-    assert (tmp_path/"run"/"data"/"done.json").exists() and (sign == signal.SIGKILL or not ended)
+    assert (tmp_path/"run"/"data"/"done.json").exists() and (sign == signal.SIGKILL or not (tmp_path/"run"/"tokenizer"/"done.json").exists()) # a kernel outlives a kill -9 of its parent by a moment, and may end its stage
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 0 and "[1/2] 00_data: reused" in again.stdout and ("[2/2] 01_tokenizer: reused" if ended else "[2/2] 01_tokenizer ...") in again.stdout
+    assert again.returncode == 0 and "[1/2] 00_data: reused" in again.stdout and "[2/2] 01_tokenizer ..." in again.stdout
 
 
 def test_a_stage_that_stops_is_one_line(tmp_path):
