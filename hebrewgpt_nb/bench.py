@@ -9,8 +9,8 @@ __all__ = ['TORCH', 'PRODUCTS', 'LONG', 'TOLERANCE', 'PRODUCT', 'WHATS', 'TARGET
            'distance', 'check_same', 'race', 'run_alone', 'peak_memory', 'profile_of', 'product_share', 'kept',
            'variants', 'left_out', 'measure', 'row', 'rows_of', 'verdicts', 'as_markdown', 'machine', 'bench', 'bounds']
 
-# %% ../nbs/09_bench.ipynb #b66cffa7
-import copy, gc, os, platform, statistics, subprocess, sys, time
+# %% ../nbs/09_bench.ipynb #55319f89
+import gc, os, platform, statistics, subprocess, sys, time
 from functools import partial
 from pathlib import Path
 import torch, torch.nn.functional as F

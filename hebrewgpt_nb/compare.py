@@ -6,18 +6,17 @@
 __all__ = ['SplitOutside', 'open_tokenizer', 'word_pieces', 'boundary_quality', 'encoding_speed', 'bytes_seen', 'small_model',
            'train_curve', 'prepare_kind', 'equal_text_steps', 'train_kind', 'compare_tokenizers', 'bpb_table']
 
-# %% ../nbs/04c_tokenizers.ipynb #00a7bf70
-import itertools, json, math, multiprocessing, os, time
-from collections import Counter
+# %% ../nbs/04c_tokenizers.ipynb #16ffe79c
+import itertools, json, multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 import numpy as np, torch
 from .bundle import pick_device
-from .core import Progress, UserError, cli, read_json, read_jsonl, resolve, sha256_file, stage, write_json
+from .core import Progress, UserError, cli, read_json, read_jsonl, resolve, stage, write_json
 from .data import prepare_data
 from .model import HebrewGPT, get_preset
 from .optim import Average, MuonAdamW
-from .prefixes import WORD, cuts, gold_prefixes, readings, split_words
+from .prefixes import WORD, cuts, gold_prefixes, readings
 from .pretrain import bpb_by_source, valid_texts
 from .rows import Rows, step_batches
 from .shards import Shards, build_shards

@@ -103,9 +103,8 @@ QUESTIONS = dict(scores=forward_scores, cache=cached_scores, documents=packed_sc
 
 def loss_of(model, tokens, targets, docs=None, chunked: bool=True): # ()
     "Mean loss in nats a token; `chunked` never holds the scores of all positions at once."
-    h = model.hidden(tokens, docs)
-    if chunked: return engine.head_loss(h, model.tok_emb.weight, targets) / targets.numel()
-    return F.cross_entropy(model.head(h).flatten(0, 1).float(), targets.flatten())
+    if chunked: return model(tokens, docs=docs, targets=targets) / targets.numel()
+    return F.cross_entropy(model(tokens, docs=docs).flatten(0, 1).float(), targets.flatten())
 
 def check_path(place: Place, kind: str, question: str, # of QUESTIONS
                dtype: str, compiled: bool) -> dict: # distance

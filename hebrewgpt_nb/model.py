@@ -244,7 +244,7 @@ class Block(nn.Module):
         x = x + self.drop(self.attn(h, rope, mask, cache) if self.kind == "A" else self.mamba(h, docs, cache))
         return x + self.drop(self.mlp(self.ln2(x)))
 
-# %% ../nbs/02_model.ipynb #31c56ee4
+# %% ../nbs/02_model.ipynb #f3f14da8
 class HebrewGPT(nn.Module):
     "Decoder of attention and Mamba-2 blocks with tied embeddings."
     step = None # of a packed model: the blocks and the last norm in one call
@@ -258,6 +258,9 @@ class HebrewGPT(nn.Module):
         self.apply(init_weights)
         for name, p in self.named_parameters(): # the residual stream adds 2*depth branches
             if name.endswith(("proj.weight", "down.weight")) and "in_proj" not in name: nn.init.normal_(p, std=.02 / math.sqrt(2 * cfg.depth))
+    def _apply(self, *args, **kwargs): # every way to move the weights
+        self.step = None # it knows where they were
+        return super()._apply(*args, **kwargs)
     def embed(self, tokens): # (B, T) -> (B, T, D)
         "The rows of the tokens; raises `UserError` for a token that has none."
         if not tokens.numel(): raise UserError("there are no tokens: give at least one")

@@ -106,10 +106,10 @@ def train_model(params: dict) -> dict: # those of the stage, with tokenizer, dat
     if p.base: key["base_sha"] = sha256_file(find_bundle(p.base)/"model.safetensors")
     if p.mixture: key["mixture"] = read_mixture(p.mixture) # what the file holds, not what it is called
     model, few = new_model(p, tok), valid_texts(p.data, limit=8000)
-    net, score = spread(compile_blocks(model) if p.compiled else model, p.fsdp), validator(tok, few, p.context)
+    net = spread(compile_blocks(model) if p.compiled else model, p.fsdp)
     t = Training(model, MuonAdamW(model, p.lr, p.adam_lr, lookahead=p.lookahead), Average() if p.swa else None, net)
     fit(t, lambda step: step_batches(rows, tok.bos_id, step, per_step, p.forward_tokens // p.context, rank, size), p.run, key, p.steps,
-        lambda step: schedule(step, p.steps, p.lr_schedule), as_it_is(score), p.eval_every, p.save_every, average_from=int(p.steps * (1 - p.swa)),
+        lambda step: schedule(step, p.steps, p.lr_schedule), as_it_is(validator(tok, few, p.context)), p.eval_every, p.save_every, average_from=int(p.steps * (1 - p.swa)),
         seed=p.seed, device=device, dtype=p.dtype, what="pretrain", checkpoints=p.checkpoints, flops=forward_flops(model.cfg, p.context))
     model, mean = plain_model(model), gathered(t.mean.weights) if t.mean else {}
     if rank: return {}
@@ -147,7 +147,7 @@ def pretrain(run: str = "runs/nb/pretrain", # where to write: metrics.jsonl, che
              processes: int = 1, # on this machine, one a card
              fsdp: bool = False, # divide the model among the processes, rather than copy it
              deterministic: bool = False, # on CUDA: resumed runs end at the same bits, somewhat slower
-             compiled: bool = False, # compile the blocks: a minute at the start, then a sixth to a third faster on a CPU
+             compiled: bool = False, # compile the blocks: a minute at the start; on two cores a hybrid was then 1.1 times as fast, a dense model no faster
              device: str = "auto", # auto, cpu, cuda
              dtype: str = "auto", # of the products: auto, float32, bfloat16
             ) -> dict: # bits per byte by source, and of the last and the averaged weights

@@ -44,9 +44,9 @@ class PackedLinear(nn.Module):
     def forward(self, x): # (..., K) -> (..., N), in the dtype of x
         rows = x.flatten(0, -2)
         return self.multiply(rows).to(x.dtype).view(*x.shape[:-1], len(self.weight))
-    def matrix(self, rows=slice(None)) -> Matrix: return Matrix.of(self.weight[rows], None if self.scale is None else self.scale[rows])
+    def matrix(self, rows=slice(None)) -> Matrix: return Matrix.of(self.weight[rows], None if self.scale is None else self.scale[rows].float())
     def multiply(self, x): # (M, K) -> (M, N)
-        if len(x) <= MOST_ROWS and x.device.type == "cpu" and library(): return matvec(self.matrix(), x.float())
+        if len(x) <= MOST_ROWS and x.device.type == "cpu" and self.weight.dtype in Matrix.KINDS and library(): return matvec(self.matrix(), x.float())
         if self.int8 and len(x) <= FEW_INT8: return torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self.weight, self.scale.bfloat16())
         if self.dtype == torch.bfloat16 and (self.native or len(x) <= FEW_BF16): return F.linear(x.bfloat16(), self.weight)
         w = self.weight.to(x.dtype)

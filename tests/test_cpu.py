@@ -98,6 +98,13 @@ def test_a_copy_has_weights_of_its_own():
     assert other.step is None and prepare(other, "int8").step
     torch.testing.assert_close(decoded(prepare(other, "int8"), [[8, 9]], new), decoded(packed, [[8, 9]], new))
 
+@compiled
+@pytest.mark.parametrize("kind", ["meta", torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_step_reads_where_weights_were(kind, dtype):
+    packed = prepare(wild("AM"), dtype)
+    assert packed.step and packed.to(kind).step is None
+
 WITHOUT = """
 import torch
 from hebrewgpt_nb.model import HebrewGPT, get_preset

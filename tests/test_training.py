@@ -255,7 +255,9 @@ def test_compiled_blocks_learn_the_same(tmp_path):
     how = dict(steps=3, batch_tokens=512, context=128, dropout=0., swa=0., eval_every=3, save_every=3)
     pretrain(run=str(tmp_path/"a"), **how)
     given = dict(tokenizer=str(tmp_path/"a/tokenizer/tokenizer.model"), data=str(tmp_path/"a/tokenizer/data"))
+    torch._dynamo.utils.counters.clear()
     pretrain(run=str(tmp_path/"b"), compiled=True, **given, **how)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2 # a block of each kind, or nothing was compiled
     plain, compiled = ([(r["loss"], r.get("bpb")) for r in read_jsonl(tmp_path/run/"metrics.jsonl")] for run in "ab")
     assert len(plain) == 3 and all(a == pytest.approx(b, rel=1e-4) for (a, _), (b, _) in zip(plain, compiled))
     assert compiled[-1][1] == pytest.approx(plain[-1][1], rel=1e-3)
