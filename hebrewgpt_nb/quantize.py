@@ -11,8 +11,8 @@ import copy, ctypes
 from functools import lru_cache
 import torch, torch.nn as nn, torch.nn.functional as F
 from .core import UserError
-from .cpu import Matrix, MOST_ROWS, address, library, matvec
-from .model import Attention, Block, Cache, HebrewGPT, Mamba2, RMSNorm, SwiGLU
+from .cpu import Matrix, MOST_ROWS, address, gemm, library, matvec
+from .model import Attention, Block, Cache, HebrewGPT, Linear, Mamba2, RMSNorm, SwiGLU
 from .scan import announce
 
 # %% ../nbs/02a_quantize.ipynb #cf5750b9
@@ -29,7 +29,7 @@ def has_bf16() -> bool:
     "The processor multiplies bfloat16 by itself (AMX or AVX-512 BF16)."
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
-FEW_INT8, FEW_BF16, FEW = 16, 4, 32 # rows up to which the small form is faster; float32 rows up to which `W @ x.T` is faster than `x @ W.T`
+FEW_INT8, FEW_BF16, FEW = 16, 4, 32 # without C: rows up to which the small form is faster; float32 rows up to which `W @ x.T` is faster than `x @ W.T`
 
 class PackedLinear(nn.Module):
     "A linear layer without bias whose weights are kept in `dtype` and multiplied by what is fastest on a CPU for the number of rows."
@@ -46,7 +46,8 @@ class PackedLinear(nn.Module):
         return self.multiply(rows).to(x.dtype).view(*x.shape[:-1], len(self.weight))
     def matrix(self, rows=slice(None)) -> Matrix: return Matrix.of(self.weight[rows], None if self.scale is None else self.scale[rows].float())
     def multiply(self, x): # (M, K) -> (M, N)
-        if len(x) <= MOST_ROWS and x.device.type == "cpu" and self.weight.dtype in Matrix.KINDS and library(): return matvec(self.matrix(), x.float())
+        many = len(x) > MOST_ROWS
+        if x.device.type == "cpu" and self.weight.dtype in Matrix.KINDS and not (many and self.native) and library(): return (gemm if many else matvec)(self.matrix(), x.float())
         if self.int8 and len(x) <= FEW_INT8: return torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self.weight, self.scale.bfloat16())
         if self.dtype == torch.bfloat16 and (self.native or len(x) <= FEW_BF16): return F.linear(x.bfloat16(), self.weight)
         w = self.weight.to(x.dtype)
@@ -68,9 +69,9 @@ class PackedEmbedding(nn.Module):
 
 class PackedSwiGLU(nn.Module):
     "SwiGLU with gate and up in one product."
-    def __init__(self, mlp: SwiGLU, dtype: torch.dtype):
+    def __init__(self, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, dtype: torch.dtype): # (hidden, D) twice, (D, hidden)
         super().__init__()
-        self.gate_up, self.down = PackedLinear(torch.cat([mlp.gate.weight, mlp.up.weight]), dtype), PackedLinear(mlp.down.weight, dtype)
+        self.gate_up, self.down = PackedLinear(torch.cat([gate, up]), dtype), PackedLinear(down, dtype)
     def forward(self, x): # (B, T, D) -> (B, T, D)
         gate, up = self.gate_up.multiply(x.flatten(0, -2)).chunk(2, -1) # in the dtype of the kernel, which `down` takes as it is
         return self.down.multiply(F.silu(gate).mul_(up)).to(x.dtype).view(x.shape)
@@ -136,29 +137,33 @@ def step_of(model: HebrewGPT) -> Step | None: # packed
 # %% ../nbs/02a_quantize.ipynb #b191ca0e
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, int8=torch.int8)
 
-def pack(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def pack(module: nn.Module, dtype: torch.dtype,
+         take=lambda p: p, # parameter -> its values; of a model on the meta device, they may come from a file
+        ) -> nn.Module:
     "The same tree of modules, sharing its parameters, with the plain matrices packed."
-    if type(module) is nn.Linear: return PackedLinear(module.weight, dtype)
-    if type(module) is nn.Embedding: return PackedEmbedding(module.weight, dtype)
-    if dtype != torch.float32 and type(module) is SwiGLU and all(type(m) is nn.Linear for m in module.children()): return PackedSwiGLU(module, dtype) # in float32 it would be a copy
+    if type(module) in (Linear, nn.Linear): return PackedLinear(take(module.weight), dtype)
+    if type(module) is nn.Embedding: return PackedEmbedding(take(module.weight), dtype)
+    if dtype != torch.float32 and type(module) is SwiGLU and all(type(m) is Linear for m in module.children()): return PackedSwiGLU(*(take(m.weight) for m in (module.gate, module.up, module.down)), dtype) # in float32 it would be a copy
     new = copy.copy(module)
-    new._parameters = {name: p if p is None else nn.Parameter(p.detach().float(), requires_grad=False) for name, p in module._parameters.items()} # activations are float32
-    new._modules = {name: child if child is None or name.startswith("lora_") else pack(child, dtype) for name, child in module._modules.items()}
+    new._parameters = {name: p if p is None else nn.Parameter(take(p).detach().float(), requires_grad=False) for name, p in module._parameters.items()} # activations are float32
+    new._modules = {name: child if child is None or name.startswith("lora_") else pack(child, dtype, take) for name, child in module._modules.items()}
     if type(module) is HebrewGPT: new.step = step_of(new)
     return new
 
 def prepare(model: HebrewGPT, # alone or wrapped by peft; unchanged
             dtype: str = "auto", # float32, bfloat16 or int8; auto is bfloat16
+            take=None, # for a model on the meta device, as of `pack`
            ) -> HebrewGPT: # in evaluation mode
     "The model ready for decoding; says which kernels run. Raises `UserError` for an unknown dtype or ruined weights."
     if dtype != "auto" and dtype not in DTYPES: raise UserError(f"dtype is {dtype!r}: choose one of auto, {', '.join(DTYPES)}")
-    device, kind = next(model.parameters()).device.type, DTYPES["bfloat16" if dtype == "auto" else dtype]
+    device, kind = "cpu" if take else next(model.parameters()).device.type, DTYPES["bfloat16" if dtype == "auto" else dtype]
     if device != "cpu" and kind != torch.int8:
         announce(f"decoding on {device}: {str(kind)[6:]} weights and activations")
         return copy.deepcopy(model).to(kind).eval()
-    packed = pack(model, kind).eval()
+    packed = pack(model, kind, take or (lambda p: p)).eval()
     steps = [m.step for m in packed.modules() if isinstance(m, HebrewGPT)]
     few = {torch.int8: "_weight_int8pack_mm for a few rows", torch.bfloat16: "bfloat16 products for a few rows" if not has_bf16() else "bfloat16 products", torch.float32: "float32 products"}[kind]
     if device == "cpu" and library(): few = "a step in one call of C" if all(steps) else "products in C, module by module (adapters are in place)"
-    announce(f"decoding on {device}: {str(kind)[6:]} weights, {few}; prompts by {'bfloat16' if kind == torch.bfloat16 and has_bf16() else 'float32'} products")
+    many = "bfloat16" if kind == torch.bfloat16 and has_bf16() else "float32"
+    announce(f"decoding on {device}: {str(kind)[6:]} weights, {few}; prompts by {many} products{' in C' if device == 'cpu' and many == 'float32' and library() else ''}")
     return packed

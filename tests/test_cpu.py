@@ -2,9 +2,11 @@
 import copy, os, subprocess, sys, threading
 import pytest, torch
 from hypothesis import given, settings, strategies as st
+from peft import LoraConfig, get_peft_model
 from hebrewgpt_nb.core import UserError
-from hebrewgpt_nb.cpu import MOST_ROWS, Matrix, library, matvec
+from hebrewgpt_nb.cpu import MOST_ROWS, WORTH, Matrix, gemm, library, linear, matvec
 from hebrewgpt_nb.generate import next_logits
+from hebrewgpt_nb.model import Linear
 from hebrewgpt_nb.quantize import DTYPES, prepare
 from conftest import small
 
@@ -125,3 +127,57 @@ def test_without_a_compiler(cc, tmp_path):
     made = subprocess.run([sys.executable, "-c", WITHOUT], env=os.environ | dict(CC=cc, XDG_CACHE_HOME=str(tmp_path)), capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     assert made.stdout.count("decoding in C FALLBACK") == 1 and "install a C compiler" in made.stdout
+
+def turned(t: torch.Tensor) -> torch.Tensor: return t.T.contiguous().T
+
+@compiled
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 150), st.integers(1, 900), st.integers(1, 110), st.sampled_from([torch.float32, torch.bfloat16, torch.int8]), st.booleans(), st.booleans(), st.integers(1, 4), st.integers(0, 99))
+def test_products_of_many_rows(n, k, rows, dtype, turn_w, turn_x, threads, seed):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, k, generator=g)
+    w, scale = (torch.randint(-127, 128, (n, k), generator=g, dtype=torch.int8), torch.rand(n, generator=g)) if dtype == torch.int8 else (torch.randn(n, k, generator=g).to(dtype), None)
+    bound = x.double().abs() @ w.double().abs().T * (1 if scale is None else scale)
+    right = x.double() @ w.double().T * (1 if scale is None else scale)
+    was = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try: y = gemm(Matrix.of(turned(w) if turn_w and dtype == torch.float32 else w, scale), turned(x) if turn_x else x)
+    finally: torch.set_num_threads(was)
+    assert ((y - right).abs() / bound.clamp(min=1e-30)).max() < 1e-5
+    last = gemm(Matrix.of(w, scale), x[-1:].contiguous()) # what a row gives depends on no other row
+    assert torch.equal(y[-1:], last)
+
+@compiled
+def test_what_is_no_number_stays_none():
+    x, w = torch.randn(100, 900), torch.randn(50, 900)
+    x[7, 500], w[3, 2] = float("nan"), float("inf")
+    y = gemm(Matrix.of(w), x)
+    assert y[7].isnan().all() and not y[:, 3].isfinite().any() and y.isnan().sum() == 50 and y.isfinite().sum() == 99 * 49
+
+@compiled
+@pytest.mark.parametrize("layout", ["plain", "strided", "expanded", "adapter"])
+def test_a_layer_learns_as_pytorch_s_does(layout):
+    torch.manual_seed(0)
+    layer = Linear(512, 1024)
+    x = {"plain": torch.randn(2, 80, 512), "strided": torch.randn(512, 80, 2).mT.permute(1, 2, 0), "expanded": torch.randn(1, 80, 512).expand(2, 80, 512)}.get(layout, torch.randn(2, 80, 512)).requires_grad_()
+    assert x.numel() * 1024 > WORTH
+    def learned(net):
+        y = net(x)
+        return y, *torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum() + y.sum(), (x, *[p for p in net.parameters() if p.requires_grad]))
+    net = layer
+    if layout == "adapter":
+        net = get_peft_model(torch.nn.Sequential(layer), LoraConfig(r=4, target_modules=["0"], init_lora_weights=False))
+    with pytest.MonkeyPatch.context() as m:
+        called = []
+        m.setattr("hebrewgpt_nb.cpu.gemm", lambda *args: called.append(1) or gemm(*args))
+        mine = learned(net)
+        assert called
+        m.setattr("hebrewgpt_nb.model.linear", torch.nn.functional.linear)
+        for a, b in zip(mine, learned(net)): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * b.abs().max().item())
+
+def test_where_pytorch_is_asked():
+    "Other dtypes, autocast, little work: the sums are those of F.linear, to the bit."
+    x, w = torch.randn(200, 512), torch.randn(1024, 512)
+    with torch.autocast("cpu", torch.bfloat16): assert linear(x, w).dtype == torch.bfloat16
+    assert torch.equal(linear(x.double(), w.double()), torch.nn.functional.linear(x.double(), w.double()))
+    assert torch.equal(linear(x[:5], w), torch.nn.functional.linear(x[:5], w)) and linear(x[:0], w).shape == (0, 1024)
