@@ -147,7 +147,7 @@ def pretrain(run: str = "runs/nb/pretrain", # where to write: metrics.jsonl, che
              processes: int = 1, # on this machine, one a card
              fsdp: bool = False, # divide the model among the processes, rather than copy it
              deterministic: bool = False, # on CUDA: resumed runs end at the same bits, somewhat slower
-             compiled: bool = False, # compile the blocks: a minute at the start; on two cores a hybrid was then 1.1 times as fast, a dense model no faster
+             compiled: bool = False, # compile the blocks: a minute at the start; on two cores little is won
              device: str = "auto", # auto, cpu, cuda
              dtype: str = "auto", # of the products: auto, float32, bfloat16
             ) -> dict: # bits per byte by source, and of the last and the averaged weights

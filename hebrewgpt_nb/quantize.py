@@ -21,7 +21,7 @@ def quantize_rows(weight: torch.Tensor, # (N, K)
     "Symmetric int8 with a scale a row; raises `UserError` for weights that are not numbers."
     if not weight.isfinite().all(): raise UserError("the weights hold NaN or infinity: load another checkpoint")
     scale = (weight.float().abs().amax(1) / 127).clamp(min=1e-30).bfloat16()
-    return (weight.float() / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8), scale
+    return (weight.float() / scale.float()[:, None]).round_().clamp_(-127, 127).to(torch.int8), scale
 
 # %% ../nbs/02a_quantize.ipynb #7b9e9feb
 @lru_cache
