@@ -64,9 +64,10 @@ class Matrix(ctypes.Structure):
     _fields_ = [("w", ctypes.c_void_p), ("scale", ctypes.c_void_p), *((n, ctypes.c_int64) for n in ("n", "k", "kind", "turned"))]
     KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
     @classmethod
-    def of(cls, weight: torch.Tensor, # (N, K) float32, bfloat16 or int8, contiguous; in float32 also the `.T` of what is contiguous
+    def of(cls, weight: torch.Tensor, # (N, K) float32, bfloat16 or int8; float32 may also be the `.T` of what is contiguous
            scale: torch.Tensor | None = None, # (N,) float32, for int8
           ):
+        if weight.dtype != torch.float32 or not weight.T.is_contiguous(): weight = weight.contiguous()
         self = cls(weight.data_ptr(), None if scale is None else scale.data_ptr(), *weight.shape, cls.KINDS[weight.dtype], not weight.is_contiguous())
         self.kept = weight, scale # as long as C may read them
         return self
@@ -159,7 +160,8 @@ MOST_ROWS = 16 # vectors at a time; for more, `gemm` is as fast or faster
 
 def matvec(A: Matrix, x: torch.Tensor, # (B, K) float32
           ) -> torch.Tensor: # (B, N) float32
-    "`x @ A.T` for a few rows; only where there is a `library`."
+    "`x @ A.T` for a few rows; only where there is a `library`. Raises `ValueError` for a matrix that lies turned."
+    if A.turned: raise ValueError("matvec reads a matrix row by row, and this one lies turned: give weight.contiguous()")
     x = x.contiguous()
     y, q, one = x.new_empty(len(x), A.n), torch.empty(len(x), A.k, dtype=torch.int16), x.new_empty(len(x))
     library().matvec(ctypes.byref(A), *map(address, (x, q, one, y)), ctypes.c_int64(len(x)), ctypes.c_int64(torch.get_num_threads()))
@@ -285,8 +287,7 @@ int gemm(const matrix *A, const matrix *x, float *y, int64_t threads) {
 def gemm(A: Matrix, x: torch.Tensor, # (M, K) float32, as it lies or the `.T` of what lies so
         ) -> torch.Tensor: # (M, N) float32
     "`x @ A.T` for many rows; only where there is a `library`. Raises `MemoryError`."
-    if not x.is_contiguous() and not x.T.is_contiguous(): x = x.contiguous()
-    y = torch.empty(len(x), A.n)
+    y = x.new_empty(len(x), A.n)
     with torch.profiler.record_function("gemm"): missing = library().gemm(ctypes.byref(A), ctypes.byref(Matrix.of(x)), address(y), ctypes.c_int64(torch.get_num_threads()))
     if missing: raise MemoryError(f"no memory for a product of {len(x)} rows")
     return y
@@ -295,8 +296,7 @@ def gemm(A: Matrix, x: torch.Tensor, # (M, K) float32, as it lies or the `.T` of
 @torch.library.custom_op("hebrewgpt::product", mutates_args=())
 def product(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor: # (M, K), (N, K) float32 -> (M, N)
     "`x @ w.T` in C, with a gradient."
-    if not w.is_contiguous() and not w.T.is_contiguous(): w = w.contiguous()
-    return gemm(Matrix.of(w.detach()), x.detach())
+    return gemm(Matrix.of(w), x)
 
 @product.register_fake
 def _(x, w): return x.new_empty(len(x), len(w))
@@ -307,6 +307,7 @@ def product_gradients(ctx, up): # (M, N)
 
 product.register_autograd(product_gradients, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
 
+# %% ../nbs/02_2_cpu.ipynb #56809fae
 @torch.compiler.assume_constant_result # a compiled graph takes it as it is
 def has_library() -> bool: return library() is not None
 

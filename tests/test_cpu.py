@@ -181,3 +181,13 @@ def test_where_pytorch_is_asked():
     with torch.autocast("cpu", torch.bfloat16): assert linear(x, w).dtype == torch.bfloat16
     assert torch.equal(linear(x.double(), w.double()), torch.nn.functional.linear(x.double(), w.double()))
     assert torch.equal(linear(x[:5], w), torch.nn.functional.linear(x[:5], w)) and linear(x[:0], w).shape == (0, 1024)
+
+@compiled
+def test_a_default_dtype_or_device_changes_no_buffer():
+    x, w = torch.randn(40, 60), torch.randn(50, 60)
+    right = gemm(Matrix.of(w), x)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"): y = gemm(Matrix.of(w), x)
+    finally: torch.set_default_dtype(torch.float32)
+    assert torch.equal(y, right)
