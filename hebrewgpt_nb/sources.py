@@ -474,9 +474,13 @@ def read_source(name: str, # one of `SOURCES`
 # %% ../nbs/00_3_sources.ipynb #162e59b6
 MIXTURES = {
     "card": dict(benyehuda=.23, supreme_court=.22, c4=.20, cc100=.19, wikipedia=.12, tasks=.04),
-    "shared": dict(heb_architecture_corpus=.27, knesset_protocols=.21, israeli_statutes=.15, knesset_quotes=.09, israeli_practical_guides=.07, svlm_wikipedia_sentences=.05,
-                   benyehuda_pd_plain=.03, knesset_bill_summaries=.03, ms_course_translations=.03, news_comments_hebert=.02, benyehuda_pd_niqqud=.02,
-                   hebrew_bible_wlc=.01, react_docs_he=.01, privacyguides_he=.005, yii_guide_he=.005),
+    "shared": dict(
+        heb_architecture_corpus=.20, knesset_protocols=.16, israeli_statutes=.12, simple_texts=.10,
+        knesset_quotes=.08, israeli_practical_guides=.06, wikipedia_sample=.04, svlm_wikipedia_sentences=.04,
+        israeli_guides_more=.03, benyehuda_pd_plain=.03, benyehuda_pd_niqqud=.02, knesset_bill_summaries=.02,
+        ms_course_translations=.02, news_comments_hebert=.02, software_docs_he=.02, quantum_courses_he=.01,
+        hebrew_bible_wlc=.005, mishnah=.005, news_sentences_leipzig=.005, react_docs_he=.005,
+        privacyguides_he=.005, yii_guide_he=.005),
 }
 
 def check_mixture(shares: dict, # source or group -> share
