@@ -54,7 +54,7 @@ bench-llama: $(READY)
 
 # On a GPU machine: no environment is made, any Python with torch will do. MINUTES=budget, and what was reached is not repeated.
 gpu:
-	$(PYTHON) -m hebrewgpt_nb.gpu --minutes $(or $(MINUTES),19)
+	$(PYTHON) -m hebrewgpt_nb.studies.gpu --minutes $(or $(MINUTES),19)
 
 clean:
 	rm -rf .venv runs build dist

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch, torch.nn.functional as F
 from .bundle import load_bundle, save_bundle
 from .core import UserError, cli, fingerprint, read_json, read_jsonl, resolve, sample_dir, stage, write_atomic, write_json
-from .cpu import Matrix, gemm, library
+from .engine.cpu import Matrix, gemm, library
 from .model import HebrewGPT, compile_blocks, forward_flops, get_preset, loss_of
 from .tokenizer import Tokenizer, train_tokenizer
 

@@ -15,10 +15,10 @@ from collections import Counter
 from pathlib import Path
 import numpy as np
 from .core import UserError, resolve, sample_dir, stage, cli, Progress, read_json, write_json
-from .clean import HEBREW, clean_text, leftovers, letters_of
-from .copies import HeldOut, cut_overlaps, grams, overlap_mask, near_duplicates, word_hashes
-from .shards import batches, build_shards, map_in_pool, worker_pool
-from .sources import Quarantine, RecordWriter, read_objects, read_records, source_files, write_records
+from .text.clean import HEBREW, clean_text, leftovers, letters_of
+from .text.copies import HeldOut, cut_overlaps, grams, overlap_mask, near_duplicates, word_hashes
+from .text.shards import batches, build_shards, map_in_pool, worker_pool
+from .text.sources import Quarantine, RecordWriter, read_objects, read_records, source_files, write_records
 
 # %% ../nbs/00_data.ipynb #86b48df1
 YIDDISH = np.unique(word_hashes("און איז פון ניט נישט האט זיך מיט אויף")) # words that Hebrew does not have

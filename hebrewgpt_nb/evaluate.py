@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from .bundle import SAMPLING, find_bundle, load_bundle, pick_device
 from .core import Progress, UserError, cli, read_json, resolve, sample_dir, stage, write_atomic, write_json
-from .clean import HEBREW, clean_text, letters_of
-from .sources import Quarantine, parse_example, read_checked, read_records, source_files
+from .text.clean import HEBREW, clean_text, letters_of
+from .text.sources import Quarantine, parse_example, read_checked, read_records, source_files
 from .generate import TextStream, decode_loop, sample
 from .metrics import Scores, choice_scores, repetition_rate, score_answers, score_texts
 from .tokenizer import encode_prompt

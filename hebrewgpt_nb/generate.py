@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from .core import UserError
 from .model import Cache, HebrewGPT
-from .quantize import prepare
+from .engine.quantize import prepare
 from .tokenizer import Tokenizer, encode_prompt
 
 # %% ../nbs/03_generate.ipynb #db78117f

@@ -13,13 +13,13 @@ from tqdm import tqdm
 from .core import INPUTS, UserError, check_value, cli, project_root, read_json, resolve, stage_key, stamp_of, write_json
 
 # %% ../nbs/10_jobs.ipynb #c04710ce
-STAGES = {"00_data": "data.prepare_data", "01_0_prefixes": "prefixes.make_prefixes", "01_tokenizer": "tokenizer.make_tokenizer", "04c_tokenizers": "compare.compare_tokenizers", "04_pretrain": "pretrain.pretrain",
+STAGES = {"00_data": "data.prepare_data", "text/5_prefixes": "text.prefixes.make_prefixes", "01_tokenizer": "tokenizer.make_tokenizer", "studies/4_tokenizers": "studies.tokenizers.compare_tokenizers", "04_pretrain": "pretrain.pretrain",
           "05_sft": "sft.sft", "06_eval": "evaluate.evaluate"} # notebook -> the stage at its end; other notebooks only teach
 
 def stage_function(notebook: str):
     "The stage of a notebook, or None if it only teaches."
     if notebook not in STAGES: return None
-    module, name = STAGES[notebook].split(".")
+    module, _, name = STAGES[notebook].rpartition(".")
     return getattr(importlib.import_module(f"hebrewgpt_nb.{module}"), name)
 
 def read_chain(path: str | Path, # a YAML file: notebook -> parameters

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, replace
 import torch, torch.nn as nn, torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from .core import CHOICES, UserError
-from .cpu import MOST_ROWS, has_library, linear
-from .loss import head_loss
-from .scan import causal_conv, conv_kernel, kernel_for, kernels, ssd, ssd_kernel, ssd_step, step_kernel
+from .engine.cpu import MOST_ROWS, has_library, linear
+from .engine.loss import head_loss
+from .engine.scan import causal_conv, conv_kernel, kernel_for, kernels, ssd, ssd_kernel, ssd_step, step_kernel
 
 # %% ../nbs/02_model.ipynb #56151d15
 @dataclass(frozen=True)

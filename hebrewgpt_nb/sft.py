@@ -13,13 +13,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from .bundle import find_bundle, load_bundle, pick_device, save_bundle
 from .core import UserError, cli, read_jsonl, resolve, sample_dir, sha256_file, stage, write_atomic
-from .sources import Quarantine, parse_example, read_checked, record_files, write_records
+from .text.sources import Quarantine, parse_example, read_checked, record_files, write_records
 from .metrics import encode_example, pack_rows, row_batch, score_answers
 from .model import HebrewGPT
-from .optim import MuonAdamW, schedule
+from .training.optim import MuonAdamW, schedule
 from .pretrain import pretrain
-from .rows import Batch
-from .train import Training, fit
+from .training.rows import Batch
+from .training.loop import Training, fit
 from .tokenizer import Tokenizer
 
 # %% ../nbs/05_sft.ipynb #473312cd

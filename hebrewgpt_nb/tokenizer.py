@@ -16,9 +16,9 @@ from pathlib import Path
 import sentencepiece
 from .core import UserError, resolve, sample_dir, stage, cli, Progress, write_atomic
 from .data import prepare_data
-from .prefixes import STACKS, UNITS, WORD, Prefixes, learn_prefixes, split_prefixes, split_words
-from .shards import build_shards
-from .sources import read_records, source_files
+from .text.prefixes import STACKS, UNITS, WORD, Prefixes, learn_prefixes, split_prefixes, split_words
+from .text.shards import build_shards
+from .text.sources import read_records, source_files
 
 # %% ../nbs/01_tokenizer.ipynb #88cebac0
 MARK = "\u2581" # what SentencePiece writes for a space

@@ -4,7 +4,7 @@ python tests/kill_twenty_times.py [KILLS=20] [STEPS=400] [SEED=0]"""
 import json, os, random, subprocess, sys, tempfile, time
 from pathlib import Path
 import torch
-from hebrewgpt_nb.checkpoint import Checkpoints
+from hebrewgpt_nb.training.checkpoint import Checkpoints
 from hebrewgpt_nb.core import read_jsonl
 from hebrewgpt_nb.tokenizer import make_tokenizer
 

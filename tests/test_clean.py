@@ -3,8 +3,8 @@ import html, re, time, unicodedata
 from collections import Counter
 import pytest
 from hypothesis import assume, example, given, settings, strategies as st
-from hebrewgpt_nb import clean
-from hebrewgpt_nb.clean import DEFAULT, HEBREW, MARKS, STEPS, clean_text, leftovers, letters_of
+from hebrewgpt_nb.text import clean
+from hebrewgpt_nb.text.clean import DEFAULT, HEBREW, MARKS, STEPS, clean_text, leftovers, letters_of
 from hebrewgpt_nb.core import UserError
 
 # -- text of every kind

@@ -2,10 +2,10 @@
 import os, random, subprocess, sys
 import numpy as np, pytest
 from hypothesis import example, given, settings, strategies as st
-from hebrewgpt_nb.clean import clean_text
-from hebrewgpt_nb.copies import HeldOut, all_keys, cut_overlaps, equal_texts, grams, likeness, near_duplicates, overlap_mask, word_hashes
+from hebrewgpt_nb.text.clean import clean_text
+from hebrewgpt_nb.text.copies import HeldOut, all_keys, cut_overlaps, equal_texts, grams, likeness, near_duplicates, overlap_mask, word_hashes
 from hebrewgpt_nb.core import sample_dir
-from hebrewgpt_nb.sources import read_records, source_files
+from hebrewgpt_nb.text.sources import read_records, source_files
 
 os.environ["HEBREWGPT_QUIET"] = "1"
 VOCABULARY = "בית ספר ילד הלך אל הים וגם שמש ירח על פני המים שלום רב לכם".split()
@@ -96,7 +96,7 @@ def test_portions_change_nothing(originals):
     for portion in (1, 997): np.testing.assert_array_equal(all_keys(words, starts, np.arange(len(originals)), portion), all_keys(words, starts, np.arange(len(originals))))
 
 def test_the_same_in_every_process():
-    code = "import numpy as np; from hebrewgpt_nb.copies import *; w = word_hashes('הילדים הלכו אל הים ושבו משם עם ערב וגם למחרת'); print(w.tolist(), band_keys(w, np.array([len(w)])).tolist())"
+    code = "import numpy as np; from hebrewgpt_nb.text.copies import *; w = word_hashes('הילדים הלכו אל הים ושבו משם עם ערב וגם למחרת'); print(w.tolist(), band_keys(w, np.array([len(w)])).tolist())"
     said = {subprocess.run([sys.executable, "-c", code], env=os.environ | dict(PYTHONHASHSEED=seed), capture_output=True, text=True, check=True).stdout for seed in "123"}
     assert len(said) == 1 and said.pop().strip()
 

@@ -4,10 +4,10 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from peft import LoraConfig, get_peft_model
 from hebrewgpt_nb.core import UserError
-from hebrewgpt_nb.cpu import MOST_ROWS, WORTH, Matrix, gemm, library, linear, matvec
+from hebrewgpt_nb.engine.cpu import MOST_ROWS, WORTH, Matrix, gemm, library, linear, matvec
 from hebrewgpt_nb.generate import next_logits
 from hebrewgpt_nb.model import Linear
-from hebrewgpt_nb.quantize import DTYPES, prepare
+from hebrewgpt_nb.engine.quantize import DTYPES, prepare
 from conftest import small
 
 compiled = pytest.mark.skipif(not library(), reason="needs a C compiler")
@@ -110,7 +110,7 @@ def test_no_step_reads_where_weights_were(kind, dtype):
 WITHOUT = """
 import torch
 from hebrewgpt_nb.model import HebrewGPT, get_preset
-from hebrewgpt_nb.quantize import prepare
+from hebrewgpt_nb.engine.quantize import prepare
 torch.manual_seed(0)
 model, tokens = HebrewGPT(get_preset("tiny")).eval(), torch.arange(8, 20)[None]
 for dtype in ("int8", "bfloat16", "float32"):
@@ -169,7 +169,7 @@ def test_a_layer_learns_as_pytorch_s_does(layout):
         net = get_peft_model(torch.nn.Sequential(layer), LoraConfig(r=4, target_modules=["0"], init_lora_weights=False))
     with pytest.MonkeyPatch.context() as m:
         called = []
-        m.setattr("hebrewgpt_nb.cpu.gemm", lambda *args: called.append(1) or gemm(*args))
+        m.setattr("hebrewgpt_nb.engine.cpu.gemm", lambda *args: called.append(1) or gemm(*args))
         mine = learned(net)
         assert called
         m.setattr("hebrewgpt_nb.model.linear", torch.nn.functional.linear)

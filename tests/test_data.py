@@ -2,11 +2,11 @@
 import json, os, random, signal, subprocess, sys, time
 from collections import Counter
 import numpy as np, psutil, pytest
-from hebrewgpt_nb.copies import HeldOut, overlap_mask, word_hashes
+from hebrewgpt_nb.text.copies import HeldOut, overlap_mask, word_hashes
 from hebrewgpt_nb.core import UserError, read_json, sample_dir, sha256_file
 from hebrewgpt_nb.data import clean_records, drop_reason, prepare_data
-from hebrewgpt_nb.shards import worker_pool
-from hebrewgpt_nb.sources import read_records, write_records
+from hebrewgpt_nb.text.shards import worker_pool
+from hebrewgpt_nb.text.sources import read_records, write_records
 
 os.environ["HEBREWGPT_QUIET"] = "1"
 WORDS = sorted({w for r in read_records(sorted((sample_dir()/"pretrain").glob("*.jsonl"))) for w in r["text"].split() if w.isalpha()})

@@ -4,7 +4,7 @@ import pytest, torch
 import hebrewgpt_nb.evaluate as E
 from hebrewgpt_nb.bundle import save_bundle
 from hebrewgpt_nb.core import UserError, read_json, sample_dir, stamp_of
-from hebrewgpt_nb.sources import Quarantine, read_records
+from hebrewgpt_nb.text.sources import Quarantine, read_records
 from hebrewgpt_nb.evaluate import evaluate
 from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.tokenizer import Tokenizer, train_tokenizer

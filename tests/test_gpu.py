@@ -2,9 +2,9 @@
 import json, re, subprocess, sys
 from pathlib import Path
 import pytest, torch
-import hebrewgpt_nb.gpu as G
+import hebrewgpt_nb.studies.gpu as G
 from hebrewgpt_nb.core import UserError
-from hebrewgpt_nb.gpu import RUNGS, climb, read_ladder
+from hebrewgpt_nb.studies.gpu import RUNGS, climb, read_ladder
 
 ROOT = Path(__file__).parent.parent
 EAGER = "^(?!.*(compiled|16384))" # without a compiler, which takes minutes on a CPU
@@ -61,7 +61,7 @@ BARE = """
 import sys
 sys.modules.update(dict.fromkeys(["sentencepiece", "transformers", "datasets", "tokenizers", "safetensors", "peft", "numpy", "tqdm", "yaml", "pandas", "matplotlib", "papermill", "fastcore", "IPython", "mamba_ssm"])) # None: not to be imported
 sys.argv = ["gpu", "--device", "cpu", "--preset", "tiny", "--run", sys.argv[1], "--only", "(check hybrid|train 2048).*(fp32|plain|bf16)$|decode 2048"]
-import runpy; runpy.run_module("hebrewgpt_nb.gpu", run_name="__main__")
+import runpy; runpy.run_module("hebrewgpt_nb.studies.gpu", run_name="__main__")
 """
 
 def test_a_machine_with_torch_alone(tmp_path):

@@ -5,7 +5,7 @@ from transformers.models.bamba.modeling_bamba import BambaConfig, BambaMixer, ma
 import hebrewgpt_nb.model as M
 from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.model import HebrewGPT, Mamba2, ModelConfig, PRESETS, count_parameters, get_preset, ssd, ssd_step
-from hebrewgpt_nb.quantize import prepare
+from hebrewgpt_nb.engine.quantize import prepare
 from hebrewgpt_nb.sft import add_lora
 from conftest import fill, small
 

@@ -3,7 +3,7 @@ import torch, torch.distributed as dist, torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from hebrewgpt_nb.model import HebrewGPT, get_preset
-from hebrewgpt_nb.optim import Muon, MuonAdamW, orthogonalize, orthogonalize_all, whole
+from hebrewgpt_nb.training.optim import Muon, MuonAdamW, orthogonalize, orthogonalize_all, whole
 
 SHAPES = [(24, 40), (40, 24), (16, 16), (24, 40), (24, 40), (96, 32)]
 

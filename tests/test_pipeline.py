@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import nbformat, pytest, yaml
 from hebrewgpt_nb.core import INPUTS, sample_dir, stage_key, write_json
 from hebrewgpt_nb.data import prepare_data
-from hebrewgpt_nb.sources import read_records, write_records
+from hebrewgpt_nb.text.sources import read_records, write_records
 from hebrewgpt_nb.jobs import read_chain, run_notebook, source_sha, stands
 from hebrewgpt_nb.pretrain import check_training, pretrain
 from hebrewgpt_nb.sft import sft
-from hebrewgpt_nb.shards import Shards
+from hebrewgpt_nb.text.shards import Shards
 from hebrewgpt_nb.tokenizer import make_tokenizer
 
 ROOT = Path(__file__).parent.parent

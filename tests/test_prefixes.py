@@ -2,7 +2,7 @@
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from hebrewgpt_nb.core import UserError, real_data_dir
-from hebrewgpt_nb.prefixes import (STACKS, Prefixes, boundary_scores, by_counts, choose, cuts, fit_scorer, gold_prefixes, is_held_back, learn_from, learn_prefixes, load_prefixes,
+from hebrewgpt_nb.text.prefixes import (STACKS, Prefixes, boundary_scores, by_counts, choose, cuts, fit_scorer, gold_prefixes, is_held_back, learn_from, learn_prefixes, load_prefixes,
                                    longer, make_prefixes, measure_prefixes, read_gold, readings, save_prefixes, shipped, split_prefixes, split_words)
 
 GOLD = real_data_dir() and real_data_dir()/"eval"

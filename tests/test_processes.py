@@ -2,7 +2,7 @@
 import re, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
-from hebrewgpt_nb.checkpoint import Checkpoints
+from hebrewgpt_nb.training.checkpoint import Checkpoints
 from hebrewgpt_nb.core import UserError, read_jsonl
 from hebrewgpt_nb.pretrain import pretrain
 from hebrewgpt_nb.tokenizer import make_tokenizer

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np, psutil, pytest
 from hypothesis import given, settings, strategies as st
 from hebrewgpt_nb.core import UserError, read_json, sha256_file
-from hebrewgpt_nb.shards import Shards, build_shards, mix_order, plan_mixture
+from hebrewgpt_nb.text.shards import Shards, build_shards, mix_order, plan_mixture
 
 os.environ["HEBREWGPT_QUIET"] = "1"
 

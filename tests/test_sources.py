@@ -1,9 +1,9 @@
 "Records and where they come from: files, published corpora, mixtures; what must hold, and what a bad file does."
 import gzip, json, lzma, os
 import datasets, pyarrow as pa, pyarrow.parquet as pq, pytest, yaml, zstandard
-from hebrewgpt_nb import sources
+from hebrewgpt_nb.text import sources
 from hebrewgpt_nb.core import UserError, real_data_dir
-from hebrewgpt_nb.sources import (GROUPS, MIXTURES, SOURCES, Quarantine, check_mixture, group_of, read_checked, read_mixture, read_objects, read_records, read_source,
+from hebrewgpt_nb.text.sources import (GROUPS, MIXTURES, SOURCES, Quarantine, check_mixture, group_of, read_checked, read_mixture, read_objects, read_records, read_source,
                                   source_files, write_records)
 
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}

@@ -5,9 +5,9 @@ import numpy as np, pytest, sentencepiece, torch
 from hypothesis import example, given, settings, strategies as st
 from hebrewgpt_nb import tokenizer as T
 from hebrewgpt_nb.core import UserError, sample_dir, sha256_file
-from hebrewgpt_nb.prefixes import readings
-from hebrewgpt_nb.shards import Shards
-from hebrewgpt_nb.sources import read_records, write_records
+from hebrewgpt_nb.text.prefixes import readings
+from hebrewgpt_nb.text.shards import Shards
+from hebrewgpt_nb.text.sources import read_records, write_records
 from hebrewgpt_nb.tokenizer import KINDS, Tokenizer, encode_prompt, format_prompt, longest_rule, make_tokenizer, measure_tokenizer, shortest_rules, show_pieces, thin, train_tokenizer, write_signs
 
 os.environ["HEBREWGPT_QUIET"] = "1"

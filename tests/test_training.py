@@ -8,13 +8,13 @@ from hebrewgpt_nb.bundle import load_bundle
 from hebrewgpt_nb.core import UserError, read_json, read_jsonl
 from hebrewgpt_nb.metrics import score_answers, score_texts
 from hebrewgpt_nb.model import HebrewGPT, get_preset
-from hebrewgpt_nb.optim import MuonAdamW
-from hebrewgpt_nb.checkpoint import Checkpoints
+from hebrewgpt_nb.training.optim import MuonAdamW
+from hebrewgpt_nb.training.checkpoint import Checkpoints
 from hebrewgpt_nb.pretrain import new_model, pretrain, valid_texts
-from hebrewgpt_nb.rows import make_batch
-from hebrewgpt_nb.train import Training, fit
+from hebrewgpt_nb.training.rows import make_batch
+from hebrewgpt_nb.training.loop import Training, fit
 from hebrewgpt_nb.sft import TARGETS, add_lora, read_examples, sft, split_examples, curriculum
-from hebrewgpt_nb.sources import Quarantine
+from hebrewgpt_nb.text.sources import Quarantine
 from hebrewgpt_nb.tokenizer import Tokenizer, make_tokenizer
 from kill_twenty_times import parameters, trial
 
