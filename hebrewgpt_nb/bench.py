@@ -92,7 +92,7 @@ def cost(what: str, cfg, T: int, # tokens of the prompt; rows of training are co
     return T * forward_flops(cfg, T) * (3 if what == "train" else 1)
 
 # %% ../nbs/09_bench.ipynb #8493d326
-LONG = dict(fp32="float32", bf16="bfloat16", int8="int8") # a report's dtype -> as `prepare` has it
+LONG = dict(fp32="float32", bf16="bfloat16", int8="int8") # a report's dtype -> as `quantize_for_decoding` has it
 
 class Ours:
     "This engine."
@@ -302,7 +302,7 @@ def left_out(sides: dict, # as of `variants`
     "Variants that cannot end in time: on a processor without bfloat16 instructions a product in bfloat16 may take fifty times as long."
     least = {d: work / 4 * TORCH[d].itemsize / top[f"read {d}"] if what == "decode" else work / top[f"product {d}"] for d in ("fp32", "bf16")}
     slow = {d: s for d, s in least.items() if s > slowest}
-    return {name: f"a call takes {slow[d]:.0f} s or more at the measured rate of {d}" for name in sides if (d := name.split()[1]) in slow and (what == "train" or name.startswith("transformers"))} # `prepare` knows a way around
+    return {name: f"a call takes {slow[d]:.0f} s or more at the measured rate of {d}" for name in sides if (d := name.split()[1]) in slow and (what == "train" or name.startswith("transformers"))} # `quantize_for_decoding` knows a way around
 
 def measure(what: str, # one of WHATS
             folder: Path, # as of `make_twins`

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from .core import UserError, read_json, replace_folder, resolve, sha256_file, write_json
 from .model import HebrewGPT, ModelConfig
-from .engine.quantize import prepare
+from .engine.quantize import quantize_for_decoding
 from .tokenizer import Tokenizer, format_prompt
 
 # %% ../nbs/engine/6_bundle.ipynb #4565ed0f
@@ -58,7 +58,7 @@ def find_bundle(path: str | Path) -> Path: # a folder that holds the four files
 
 def load_bundle(path: str | Path, # a bundle, or a run that holds one
                 device: str = "cpu",
-               dtype: str | None = None, # ready for decoding in float32, bfloat16, int8 or auto, as of `prepare`; None: as saved
+               dtype: str | None = None, # ready for decoding in float32, bfloat16, int8 or auto, as of `quantize_for_decoding`; None: as saved
                ) -> tuple: # HebrewGPT in evaluation mode, Tokenizer
     "Load a model with its tokenizer; raises `UserError` for anything torn, altered or mismatched."
     folder = find_bundle(path)
@@ -77,9 +77,9 @@ def load_bundle(path: str | Path, # a bundle, or a run that holds one
     if ids != {k: written.get(k) for k in ids}: raise UserError(f"{folder/'generation.json'}: its special ids are not the tokenizer's {ids}; save the bundle again")
     if dtype and device == "cpu": # a weight at a time: the whole is never in memory as it was saved
         names = {p: name for name, p in model.named_parameters()}
-        return prepare(model, dtype, lambda p: read_weight(file, names[p])), tok
+        return quantize_for_decoding(model, dtype, lambda p: read_weight(file, names[p])), tok
     model.load_state_dict(load_file(file, device=device), assign=True)
-    return prepare(model, dtype) if dtype else model.eval(), tok
+    return quantize_for_decoding(model, dtype) if dtype else model.eval(), tok
 
 def read_weight(file: Path, name: str) -> torch.Tensor:
     "One weight of a file, which is closed again: an open one would count all that was read as memory."

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['INPUTS', 'POSITIVE', 'CHOICES', 'SHARES', 'UserError', 'project_root', 'resolve', 'sample_dir', 'real_data_dir',
            'write_atomic', 'write_json', 'read_json', 'read_jsonl', 'replace_folder', 'fingerprint', 'sha256_file',
-           'check_value', 'check_parameters', 'stage_key', 'stamp_of', 'stage', 'module_name', 'cli', 'Progress', 'rtl']
+           'check_value', 'check_parameters', 'stage_key', 'read_stamp', 'stage', 'module_name', 'cli', 'Progress',
+           'rtl']
 
 # %% ../nbs/core/0_core.ipynb #76db2fb6
 import argparse, ast, functools, hashlib, inspect, json, os, re, shutil, sys, time, typing
@@ -138,7 +139,7 @@ def stage_key(fn, # a stage
     if not params.get("data", "-"): read["data"] = sample_dir()
     return params | {f"{name}@": fingerprint(path) for name, path in read.items()}
 
-def stamp_of(run: str | Path) -> dict | None: # with `key` and `result`; None if the stage did not finish
+def read_stamp(run: str | Path) -> dict | None: # with `key` and `result`; None if the stage did not finish
     "The stamp that a finished stage left in `run`."
     path = resolve(run)/"done.json"
     return read_json(path) if path.exists() else None
@@ -149,7 +150,7 @@ def stage(fn):
     def wrapped(**given):
         key = stage_key(fn, given)
         run, params = resolve(key["run"]), {k: v for k, v in key.items() if not k.endswith("@")}
-        stamp = stamp_of(run)
+        stamp = read_stamp(run)
         if stamp and stamp["key"] == key:
             print(f"{fn.__name__}: reuses {key['run']}")
             return stamp["result"]

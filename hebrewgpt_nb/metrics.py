@@ -11,7 +11,7 @@ import bisect, math
 from dataclasses import astuple, dataclass
 import torch
 from .core import UserError
-from .generate import check_ids, evaluating
+from .generate import check_ids, eval_mode
 from .model import HebrewGPT
 from .tokenizer import Tokenizer, encode_prompt
 
@@ -97,7 +97,7 @@ def score_pieces(model: HebrewGPT,
     size = max((len(ids) for ids, _ in pieces), default=1)
     rows, per = pack_rows([len(ids) for ids, _ in pieces], size), max(1, batch_tokens // size)
     scores, device = [None] * len(pieces), model.tok_emb.weight.device
-    with evaluating(model):
+    with eval_mode(model):
         for batch in (rows[i:i + per] for i in range(0, len(rows), per)):
             tokens, targets, docs = row_batch(pieces, batch, device)
             h = model.hidden(tokens, docs if any(len(row) > 1 for row in batch) else None)

@@ -22,7 +22,7 @@ from .training.rows import Rows, step_batches
 from .text.shards import Shards
 from .text.sources import read_mixture, read_records
 from .tokenizer import Tokenizer, make_tokenizer
-from .training.loop import Training, fit, gathered, launch, plain_model, restore, spread, worker, world
+from .training.loop import Training, fit, gather_state, launch, full_model, load_weights, wrap_distributed, worker, rank_and_size
 
 # %% ../nbs/04_pretrain.ipynb #3595e49c
 def valid_texts(data: str | Path, # folder of cleaned records
@@ -81,10 +81,10 @@ def new_model(p: SimpleNamespace, tok: Tokenizer) -> HebrewGPT:
 def choose_end(model: HebrewGPT, mean: dict, # averaged weights, or none
                score) -> dict: # short_bpb of both, and which was kept
     "Leave the better of the last and the averaged weights in the model, by a short validation."
-    weights, bpb = {n: w.clone() for n, w in gathered(dict(model.named_parameters())).items()}, dict(last=score(model))
-    if mean: restore(model, mean); bpb["averaged"] = score(model)
+    weights, bpb = {n: w.clone() for n, w in gather_state(dict(model.named_parameters())).items()}, dict(last=score(model))
+    if mean: load_weights(model, mean); bpb["averaged"] = score(model)
     kept = min(bpb, key=bpb.get)
-    if kept == "last": restore(model, weights)
+    if kept == "last": load_weights(model, weights)
     return dict(short_bpb=bpb, kept=kept)
 
 # %% ../nbs/04_pretrain.ipynb #227baaea
@@ -98,7 +98,7 @@ def as_it_is(work): # a function
 
 def train_model(params: dict) -> dict: # those of the stage, with tokenizer, data and shards filled in
     "What every process does; the first one returns the stage's result."
-    p, device, (rank, size) = SimpleNamespace(**params), pick_device(params["device"]), world()
+    p, device, (rank, size) = SimpleNamespace(**params), pick_device(params["device"]), rank_and_size()
     if p.deterministic and device == "cuda": make_deterministic()
     tok, folder = Tokenizer(resolve(p.tokenizer)), resolve(p.shards)/"train"
     rows = Rows(Shards(folder, tok), p.context, p.steps * (per_step := p.batch_tokens // p.context), p.mixture, p.balance, p.max_epochs, p.seed)
@@ -106,12 +106,12 @@ def train_model(params: dict) -> dict: # those of the stage, with tokenizer, dat
     if p.base: key["base_sha"] = sha256_file(find_bundle(p.base)/"model.safetensors")
     if p.mixture: key["mixture"] = read_mixture(p.mixture) # what the file holds, not what it is called
     model, few = new_model(p, tok), valid_texts(p.data, limit=8000)
-    net = spread(compile_blocks(model) if p.compiled else model, p.fsdp)
+    net = wrap_distributed(compile_blocks(model) if p.compiled else model, p.fsdp)
     t = Training(model, MuonAdamW(model, p.lr, p.adam_lr, lookahead=p.lookahead), Average() if p.swa else None, net)
     fit(t, lambda step: step_batches(rows, tok.bos_id, step, per_step, p.forward_tokens // p.context, rank, size), p.run, key, p.steps,
         lambda step: schedule(step, p.steps, p.lr_schedule), as_it_is(validator(tok, few, p.context)), p.eval_every, p.save_every, average_from=int(p.steps * (1 - p.swa)),
         seed=p.seed, device=device, dtype=p.dtype, what="pretrain", checkpoints=p.checkpoints, flops=forward_flops(model.cfg, p.context))
-    model, mean = plain_model(model), gathered(t.mean.weights) if t.mean else {}
+    model, mean = full_model(model), gather_state(t.mean.weights) if t.mean else {}
     if rank: return {}
     ends = choose_end(model, mean, as_it_is(lambda net: bpb_by_source(net, tok, few, p.context)["macro"]))
     scores = as_it_is(bpb_by_source)(model, tok, valid_texts(p.data), p.context)

@@ -2,7 +2,7 @@
 import json, os, subprocess, sys
 from pathlib import Path
 import pytest
-from hebrewgpt_nb.core import UserError, check_parameters, check_value, stage, stage_key, stamp_of, write_atomic
+from hebrewgpt_nb.core import UserError, check_parameters, check_value, stage, stage_key, read_stamp, write_atomic
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,7 +66,7 @@ def test_a_stage_that_fails_leaves_no_stamp(tmp_path):
         return {"ok": 1}
     work(run=str(tmp_path))
     with pytest.raises(RuntimeError): work(run=str(tmp_path), seed=1)
-    assert stamp_of(tmp_path) is None
+    assert read_stamp(tmp_path) is None
 
 
 def test_a_changed_input_is_seen(tmp_path):

@@ -7,7 +7,7 @@ from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.engine.cpu import MOST_ROWS, WORTH, Matrix, gemm, library, linear, matvec
 from hebrewgpt_nb.generate import next_logits
 from hebrewgpt_nb.model import Linear
-from hebrewgpt_nb.engine.quantize import DTYPES, prepare
+from hebrewgpt_nb.engine.quantize import DTYPES, quantize_for_decoding
 from conftest import small
 
 compiled = pytest.mark.skipif(not library(), reason="needs a C compiler")
@@ -49,7 +49,7 @@ def decoded(model, prompts: list, new: torch.Tensor): # (B, T) -> scores of ever
 @pytest.mark.parametrize("rows", [1, 3, MOST_ROWS])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_step_is_what_the_modules_do(pattern, rows, dtype):
-    packed, g = prepare(wild(pattern), dtype), torch.Generator().manual_seed(rows)
+    packed, g = quantize_for_decoding(wild(pattern), dtype), torch.Generator().manual_seed(rows)
     prompts = [torch.randint(7, 90, (5 + 3 * i,), generator=g).tolist() for i in range(rows)]
     new = torch.randint(7, 90, (rows, 12), generator=g)
     assert packed.step
@@ -60,13 +60,13 @@ def test_a_step_is_what_the_modules_do(pattern, rows, dtype):
 @compiled
 def test_shapes_that_divide_into_nothing():
     model = wild("AM", width=60, heads=3, head_dim=20, hidden=77, state=18, mamba_head=24, conv=3)
-    packed, new = prepare(model, "float32"), torch.randint(7, 90, (2, 9))
+    packed, new = quantize_for_decoding(model, "float32"), torch.randint(7, 90, (2, 9))
     by_c, packed.step = decoded(packed, [[8, 9], [10, 11, 12]], new), None
     torch.testing.assert_close(by_c, decoded(packed, [[8, 9], [10, 11, 12]], new), rtol=1e-4, atol=1e-4)
 
 @compiled
 def test_threads_do_not_touch_each_other():
-    packed, new = prepare(wild("AM"), "int8"), torch.randint(7, 90, (1, 60))
+    packed, new = quantize_for_decoding(wild("AM"), "int8"), torch.randint(7, 90, (1, 60))
     alone, found = decoded(packed, [[8, 9, 10]], new), [None] * 4
     def work(i): found[i] = decoded(packed, [[8, 9, 10]], new)
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
@@ -76,7 +76,7 @@ def test_threads_do_not_touch_each_other():
 
 @compiled
 def test_a_full_cache_is_said():
-    packed = prepare(wild("AM"), "int8")
+    packed = quantize_for_decoding(wild("AM"), "int8")
     cache = packed.make_cache(length=3)
     with torch.inference_mode():
         packed(torch.tensor([[8, 9, 10]]), cache=cache)
@@ -86,7 +86,7 @@ def test_a_full_cache_is_said():
 @pytest.mark.parametrize("where", ["blocks.0.mlp.down.weight", "blocks.1.mamba.D", "ln_f.weight"])
 def test_ruined_weights_are_said(where):
     model = wild("AM")
-    packed = prepare(model, "float32")
+    packed = quantize_for_decoding(model, "float32")
     cache = packed.make_cache(length=9)
     next_logits(packed, [8, 9], cache)
     weights = {**dict(packed.named_parameters()), **dict(packed.named_buffers())}
@@ -95,16 +95,16 @@ def test_ruined_weights_are_said(where):
 
 @compiled
 def test_a_copy_has_weights_of_its_own():
-    packed = prepare(wild("AM"), "int8")
+    packed = quantize_for_decoding(wild("AM"), "int8")
     other, new = copy.deepcopy(packed), torch.randint(7, 90, (1, 5))
-    assert other.step is None and prepare(other, "int8").step
-    torch.testing.assert_close(decoded(prepare(other, "int8"), [[8, 9]], new), decoded(packed, [[8, 9]], new))
+    assert other.step is None and quantize_for_decoding(other, "int8").step
+    torch.testing.assert_close(decoded(quantize_for_decoding(other, "int8"), [[8, 9]], new), decoded(packed, [[8, 9]], new))
 
 @compiled
 @pytest.mark.parametrize("kind", ["meta", torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_no_step_reads_where_weights_were(kind, dtype):
-    packed = prepare(wild("AM"), dtype)
+    packed = quantize_for_decoding(wild("AM"), dtype)
     assert packed.step and packed.to(kind).step is None
 
 WITHOUT = """

@@ -3,7 +3,7 @@ import json, math, os, subprocess, sys
 import pytest, torch
 import hebrewgpt_nb.evaluate as E
 from hebrewgpt_nb.bundle import save_bundle
-from hebrewgpt_nb.core import UserError, read_json, sample_dir, stamp_of
+from hebrewgpt_nb.core import UserError, read_json, sample_dir, read_stamp
 from hebrewgpt_nb.text.sources import Quarantine, read_records
 from hebrewgpt_nb.evaluate import evaluate
 from hebrewgpt_nb.model import HebrewGPT, get_preset
@@ -148,7 +148,7 @@ def test_the_same_twice_and_all_files(place):
     assert all(r["n"] for r in report["rows"]) and {r["figure"] for r in report["rows"] if r["base_error"] is None} >= {"bits per byte", "perplexity"}
     progress = read_json(place/"one"/"progress.json")
     assert progress["done"] == progress["total"] > 0
-    assert stamp_of(place/"one")["result"] == results[0]
+    assert read_stamp(place/"one")["result"] == results[0]
 
 def test_the_table_of_the_page_is_aligned(place):
     evaluate(**arguments(place, "one"))

@@ -5,7 +5,7 @@ from transformers.generation.logits_process import MinPLogitsWarper, RepetitionP
 import hebrewgpt_nb.generate as G
 from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.generate import TextStream, candidates, chat_reply, decode_loop, generate, next_logits, penalize, sample, stream
-from hebrewgpt_nb.engine.quantize import prepare
+from hebrewgpt_nb.engine.quantize import quantize_for_decoding
 from hebrewgpt_nb.tokenizer import encode_prompt
 from conftest import VOCAB, small
 
@@ -261,7 +261,7 @@ def test_together_is_one_by_one(tok, models, pattern, how):
 @torch.no_grad()
 def test_scores_of_unequal_rows_are_those_of_full_passes(pattern, dtype, eps):
     model = small(pattern)
-    ready = model if dtype is None else prepare(model, dtype)
+    ready = model if dtype is None else quantize_for_decoding(model, dtype)
     rows, steps = [torch.randint(97, (1, n), generator=torch.Generator().manual_seed(n)) for n in (40, 1, 17, 40, 33)], 12
     ones = [ready.make_cache(length=n.shape[1]) for n in rows]
     for row, one in zip(rows, ones): ready(row[:, :-steps] if row.shape[1] > steps else row[:, :1], cache=one)

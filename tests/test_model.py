@@ -5,7 +5,7 @@ from transformers.models.bamba.modeling_bamba import BambaConfig, BambaMixer, ma
 import hebrewgpt_nb.model as M
 from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.model import HebrewGPT, Mamba2, ModelConfig, PRESETS, count_parameters, get_preset, ssd, ssd_step
-from hebrewgpt_nb.engine.quantize import prepare
+from hebrewgpt_nb.engine.quantize import quantize_for_decoding
 from hebrewgpt_nb.sft import add_lora
 from conftest import fill, small
 
@@ -287,7 +287,7 @@ def test_adapters_reach_every_path():
         pairs = [(adapted(tokens, docs=docs), merged(tokens, docs=docs), without(tokens, docs=docs)), (adapted(tokens[:, :20], cache=cache), merged(tokens[:, :20]), without(tokens[:, :20])),
                  (adapted(tokens[:, 20:21], cache=cache), merged(tokens[:, :21])[:, 20:], without(tokens[:, :21])[:, 20:]),
                  (M.loss_of(adapted, tokens, targets), M.loss_of(merged, tokens, targets), M.loss_of(without, tokens, targets))]
-        for dtype in ("float32", "bfloat16"): pairs.append((prepare(adapted, dtype)(tokens), merged(tokens), without(tokens)))
+        for dtype in ("float32", "bfloat16"): pairs.append((quantize_for_decoding(adapted, dtype)(tokens), merged(tokens), without(tokens)))
     for mine, right, wrong in pairs: assert (mine - right).norm() < .05 * (wrong - right).norm() + 1e-3
 
 def test_an_adapter_that_would_be_bypassed_is_refused():

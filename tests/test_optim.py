@@ -3,7 +3,7 @@ import torch, torch.distributed as dist, torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from hebrewgpt_nb.model import HebrewGPT, get_preset
-from hebrewgpt_nb.training.optim import Muon, MuonAdamW, orthogonalize, orthogonalize_all, whole
+from hebrewgpt_nb.training.optim import Muon, MuonAdamW, orthogonalize, orthogonalize_all, to_full_tensor
 
 SHAPES = [(24, 40), (40, 24), (16, 16), (24, 40), (24, 40), (96, 32)]
 
@@ -36,7 +36,7 @@ def in_two(rank, folder):
     for block in divided.blocks: fully_shard(block, mesh=init_device_mesh("cpu", (2,)))
     fully_shard(divided, mesh=init_device_mesh("cpu", (2,)))
     steps(divided, MuonAdamW(divided, .02, .005, lookahead=5))
-    made = dict(turned=turned, net=net.state_dict(), divided={n: whole(p).detach() for n, p in divided.named_parameters()})
+    made = dict(turned=turned, net=net.state_dict(), divided={n: to_full_tensor(p).detach() for n, p in divided.named_parameters()})
     torch.save(made, f"{folder}/{rank}.pt")
     dist.barrier(); dist.destroy_process_group()
 

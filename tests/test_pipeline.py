@@ -6,7 +6,7 @@ import nbformat, pytest, yaml
 from hebrewgpt_nb.core import INPUTS, sample_dir, stage_key, write_json
 from hebrewgpt_nb.data import prepare_data
 from hebrewgpt_nb.text.sources import read_records, write_records
-from hebrewgpt_nb.jobs import read_chain, run_notebook, source_sha, stands
+from hebrewgpt_nb.jobs import read_chain, run_notebook, source_sha, is_finished
 from hebrewgpt_nb.pretrain import check_training, pretrain
 from hebrewgpt_nb.sft import sft
 from hebrewgpt_nb.text.shards import Shards
@@ -61,9 +61,9 @@ def test_the_job_files_name_real_parameters():
 def test_a_notebook_that_fails_after_its_stage_does_not_stand(tmp_path):
     run, out = tmp_path/"data", tmp_path/"00_data.ipynb"
     run_notebook("00_data", {"run": str(run)}, out)
-    assert (run/"done.json").exists() and not stands("00_data", {"run": str(run)}, out) # only `run_chain` marks a notebook that ended well
+    assert (run/"done.json").exists() and not is_finished("00_data", {"run": str(run)}, out) # only `run_chain` marks a notebook that ended well
     write_json(out.with_suffix(".json"), source_sha("00_data"))
-    assert stands("00_data", {"run": str(run)}, out)
+    assert is_finished("00_data", {"run": str(run)}, out)
 
 
 def test_data_of_ones_own_goes_the_whole_way(tmp_path):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEW_INT8', 'FEW_BF16', 'FEW', 'PLAIN', 'DTYPES', 'quantize_rows', 'has_bf16', 'PackedLinear', 'PackedEmbedding',
-           'PackedSwiGLU', 'CBlock', 'CModel', 'CRoom', 'Step', 'step_of', 'pack', 'prepare']
+           'PackedSwiGLU', 'CBlock', 'CModel', 'CRoom', 'Step', 'step_of', 'pack', 'quantize_for_decoding']
 
 # %% ../../nbs/engine/5_quantize.ipynb #2f9d255e
 import copy, ctypes
@@ -97,7 +97,7 @@ class Step:
         self.blocks = (CBlock * model.cfg.depth)(*map(self.block, model.blocks))
         c = model.cfg
         self.model = CModel(c.depth, c.width, c.heads, c.head_dim, c.inner, c.inner//c.mamba_head, c.state, c.conv, c.eps, self.keep(model.ln_f.weight), ctypes.addressof(self.blocks))
-    def __reduce__(self): return type(None), () # addresses are of these weights alone; `prepare` gives a copy a step of its own
+    def __reduce__(self): return type(None), () # addresses are of these weights alone; `quantize_for_decoding` gives a copy a step of its own
     def keep(self, t: torch.Tensor) -> int: # address
         self.kept.append(t.detach().float().contiguous()) # as long as C may read it
         return self.kept[-1].data_ptr()
@@ -150,7 +150,7 @@ def pack(module: nn.Module, dtype: torch.dtype,
     if type(module) is HebrewGPT: new.step = step_of(new)
     return new
 
-def prepare(model: HebrewGPT, # alone or wrapped by peft; unchanged
+def quantize_for_decoding(model: HebrewGPT, # alone or wrapped by peft; unchanged
             dtype: str = "auto", # float32, bfloat16 or int8; auto is bfloat16
             take=None, # for a model on the meta device, as of `pack`
            ) -> HebrewGPT: # in evaluation mode

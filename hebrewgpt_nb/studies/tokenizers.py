@@ -22,7 +22,7 @@ from ..training.rows import Rows, step_batches
 from ..text.shards import Shards, build_shards
 from ..text.sources import read_records, source_files
 from ..tokenizer import AFTER_SPACE, KINDS, SIGNS, Tokenizer, measure_tokenizer, split_table, train_tokenizer, training_texts, write_signs
-from ..training.loop import Training, restore, train_step, trainable
+from ..training.loop import Training, load_weights, train_step, trainable_parameters
 
 # %% ../../nbs/studies/4_tokenizers.ipynb #8e7010d6
 class SplitOutside(Tokenizer):
@@ -96,12 +96,12 @@ def train_curve(tok: Tokenizer, shards: Shards, texts: dict[str, list[str]], # v
     t.opt = MuonAdamW(t.model, lr, adam_lr)
     for step in range(score_at[-1]):
         train_step(t, step_batches(rows, tok.bos_id, step, per_step, max(1, 2048//context)), min(1., (step + 1)/(.1*score_at[-1])), seed, device, dtype)
-        mean.update(trainable(t.model))
+        mean.update(trainable_parameters(t.model))
         if t.step not in score_at: continue
-        weights = {n: p.detach().clone() for n, p in trainable(t.model).items()}
-        restore(t.model, mean.weights)
+        weights = {n: p.detach().clone() for n, p in trainable_parameters(t.model).items()}
+        load_weights(t.model, mean.weights)
         each = bpb_by_source(t.model.eval(), tok, texts, context)
-        restore(t.model.train(), weights)
+        load_weights(t.model.train(), weights)
         curve.append(dict(step=t.step, tokens=t.step*batch_tokens, bytes=round(t.step*seen), bpb=each.pop("macro"), sources=each))
     return curve
 

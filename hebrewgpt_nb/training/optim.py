@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEWTON_SCHULZ', 'SCHEDULES', 'orthogonalize', 'orthogonalize_shared', 'orthogonalize_all', 'is_matrix', 'Muon',
-           'whole', 'like', 'Lookahead', 'MuonAdamW', 'schedule', 'Average']
+           'to_full_tensor', 'shard_like', 'Lookahead', 'MuonAdamW', 'schedule', 'Average']
 
 # %% ../../nbs/training/2_optim.ipynb #3c1126d4
 import math
@@ -75,21 +75,21 @@ class Muon(torch.optim.Optimizer):
             parts = [self.direction(p, group["momentum"]).chunk(getattr(p, "muon_parts", 1)) for p in moved]
             turned = iter(orthogonalize_all([m for ms in parts for m in ms], self.dtype))
             for p, ms in zip(moved, parts):
-                update = like(p, torch.cat([next(turned) for _ in ms]))
+                update = shard_like(p, torch.cat([next(turned) for _ in ms]))
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * math.sqrt(max(1, ms[0].shape[0] / ms[0].shape[1])))
     def direction(self, p, momentum: float) -> torch.Tensor: # of the whole parameter, also where it is sharded
         "Nesterov's momentum."
         buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
         buffer.lerp_(p.grad, 1 - momentum)
-        return whole(p.grad.lerp(buffer, momentum))
+        return to_full_tensor(p.grad.lerp(buffer, momentum))
 
-def whole(t: torch.Tensor) -> torch.Tensor:
+def to_full_tensor(t: torch.Tensor) -> torch.Tensor:
     "A tensor that FSDP2 has divided, put together; any other as it is."
     return t.full_tensor() if hasattr(t, "full_tensor") else t
 
-def like(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor: # `t`, the same in every process, divided as `p` is, in its dtype
-    "The opposite of `whole`."
+def shard_like(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor: # `t`, the same in every process, divided as `p` is, in its dtype
+    "The opposite of `to_full_tensor`."
     if not hasattr(p, "full_tensor"): return t.to(p.dtype)
     from torch.distributed.tensor import distribute_tensor # two seconds that only those pay who divide
     return distribute_tensor(t.to(p.dtype), p.device_mesh, p.placements, src_data_rank=None)
@@ -110,7 +110,7 @@ class Lookahead:
     @torch.no_grad()
     def load_state_dict(self, state):
         self.n = state["n"]
-        for slow, s in zip(self.slow, state["slow"]): slow.copy_(like(slow, s.to(slow.device)))
+        for slow, s in zip(self.slow, state["slow"]): slow.copy_(shard_like(slow, s.to(slow.device)))
 
 # %% ../../nbs/training/2_optim.ipynb #23d095f7
 class MuonAdamW:
@@ -145,7 +145,7 @@ class MuonAdamW:
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
             for p, s in part.state.items() if name in self.lrs else ():
-                for k, t in s.items(): s[k] = like(p, t) if t.shape == p.shape else t
+                for k, t in s.items(): s[k] = shard_like(p, t) if t.shape == p.shape else t
 
 # %% ../../nbs/training/2_optim.ipynb #4d89372a
 SCHEDULES = ("wsd", "cosine", "restarts")
@@ -179,4 +179,4 @@ class Average:
         self.n += 1
     def state_dict(self): return dict(n=self.n, weights=self.weights)
     def load_state_dict(self, state, params: dict[str, torch.Tensor]): # the weights of `state` are whole
-        self.n, self.weights = state["n"], {name: like(params[name], w.to(params[name].device, copy=True)) for name, w in state["weights"].items()}
+        self.n, self.weights = state["n"], {name: shard_like(params[name], w.to(params[name].device, copy=True)) for name, w in state["weights"].items()}
