@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 import torch, torch.nn.functional as F
 from .bundle import load_bundle, save_bundle
+from .core import NonNegativeInt, PositiveFloat, PositiveInt, RunFolder
 from .core import UserError, cli, fingerprint, read_json, read_jsonl, resolve, sample_dir, stage, write_atomic, write_json
 from .engine.cpu import Matrix, gemm, library
-from .model import HebrewGPT, compile_blocks, forward_flops, get_preset, loss_of
+from .model import Preset, HebrewGPT, compile_blocks, forward_flops, get_preset, loss_of
 from .tokenizer import Tokenizer, train_tokenizer
 
 # %% ../nbs/09_bench.ipynb #9cab592d
@@ -384,18 +385,18 @@ def machine() -> dict:
 
 # %% ../nbs/09_bench.ipynb #cdaa79af
 @stage
-def bench(run: str = "runs/nb/bench", # where to write: report.json, report.md, raw/
-          preset: str = "tiny", # shape of the hybrid; its dense twin has the pattern A
-          prefill: int = 64, # tokens of a prompt that is read at once
-          prompt: int = 16, # tokens before those that are decoded
-          new: int = 8, # tokens decoded
-          rows: int = 2, # rows of `prefill` tokens in a training step
-          repeats: int = 5, # of each timing, in turn with the peer
+def bench(run: RunFolder = "runs/nb/bench", # where to write: report.json, report.md, raw/
+          preset: Preset = "tiny", # shape of the hybrid; its dense twin has the pattern A
+          prefill: PositiveInt = 64, # tokens of a prompt that is read at once
+          prompt: PositiveInt = 16, # tokens before those that are decoded
+          new: PositiveInt = 8, # tokens decoded
+          rows: PositiveInt = 2, # rows of `prefill` tokens in a training step
+          repeats: PositiveInt = 5, # of each timing, in turn with the peer
           compiled: bool = False, # try the peer with torch.compile too, which takes minutes
-          threads: int = 0, # 0: as many as torch takes
-          slowest: float = 40.0, # seconds a call: what must take longer by the measured ceilings is left out, and said so
+          threads: NonNegativeInt = 0, # 0: as many as torch takes
+          slowest: PositiveFloat = 40.0, # seconds a call: what must take longer by the measured ceilings is left out, and said so
           only: str = "decode", # sections to measure, as `hybrid decode` or `train`; empty: all
-          seed: int = 0, # of the weights
+          seed: NonNegativeInt = 0, # of the weights
          ) -> dict: # machine, ceilings, rows
     "Time this engine and its peer side by side, and write report.json and report.md."
     key = {k: v for k, v in locals().items() if k not in ("run", "only")}

@@ -14,6 +14,8 @@ from array import array
 from collections import Counter
 from pathlib import Path
 import numpy as np
+from typing import Literal
+from .core import InputPath, NonNegativeInt, RunFolder, Share
 from .core import UserError, resolve, sample_dir, stage, cli, Progress, read_json, write_json
 from .text.clean import HEBREW, clean_text, leftovers, letters_of
 from .text.copies import HeldOut, cut_overlaps, grams, overlap_mask, near_duplicates, word_hashes
@@ -264,12 +266,12 @@ def evals_of(data: str | Path, evals: str) -> Path | None:
 
 # %% ../nbs/00_data.ipynb #7e509777
 @stage
-def prepare_data(run: str = "runs/nb/data", # where the cleaned records go
-                 data: str = "", # a folder of records (or one file); empty: the sample
-                 evals: str = "", # a folder of evaluation items that training must not hold; empty: eval/ beside the records, if there is one
-                 niqqud: str = "keep", # keep, strip, or auto: strip but where it is the subject
-                 alike: float = .8, # share of words, in order, from which a document counts as a copy
-                 seed: int = 0, # chooses the validation documents of a source that has none
+def prepare_data(run: RunFolder = "runs/nb/data", # where the cleaned records go
+                 data: InputPath = "", # a folder of records (or one file); empty: the sample
+                 evals: InputPath = "", # a folder of evaluation items that training must not hold; empty: eval/ beside the records, if there is one
+                 niqqud: Literal["keep", "strip", "auto"] = "keep", # keep, strip, or auto: strip but where it is the subject
+                 alike: Share = 0.8, # share of words, in order, from which a document counts as a copy
+                 seed: NonNegativeInt = 0, # chooses the validation documents of a source that has none
                 ) -> dict: # totals
     "Clean, judge and deduplicate records; writes SOURCE.{train,valid}.jsonl.zst, report.json, numbers.npz, quarantine.jsonl."
     sources, folder = source_files(data or sample_dir()), resolve(run)

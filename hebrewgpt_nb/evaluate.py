@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from .bundle import SAMPLING, find_bundle, load_bundle, pick_device
+from .core import Device, InputPath, NonNegativeInt, PositiveInt, RunFolder
 from .core import Progress, UserError, cli, read_json, resolve, sample_dir, stage, write_atomic, write_json
 from .text.clean import HEBREW, clean_text, letters_of
 from .text.sources import Quarantine, parse_example, read_checked, read_records, source_files
@@ -331,17 +332,17 @@ def report_page(rows: list[dict], reports: dict) -> str:
 HEADLINES = ("bits per byte", "perplexity", "answers: perplexity", "repetition", "format kept", "choices")
 
 @stage
-def evaluate(run: str = "runs/nb/eval", # where to write: report.json, report.md, exchanges.json
-             base: str = "", # a pretrain run, or a bundle
-             bundle: str = "", # an sft run, or a bundle
-             data: str = "", # folder of cleaned records, for validation; empty: the sample's
-             sft: str = "", # the sft run whose test.jsonl is answered; empty: the one of bundle
-             choices: str = "", # choice questions, a file or the folder of it; empty: the sample's
-             examples: int = 100, # test examples to score at most
-             generations: int = 20, # texts to write: so many continuations, and so many answers
-             max_new_tokens: int = 60, # tokens of each
-             seed: int = 0, # of the continuations
-             device: str = "auto", # auto, cpu, cuda
+def evaluate(run: RunFolder = "runs/nb/eval", # where to write: report.json, report.md, exchanges.json
+             base: InputPath = "", # a pretrain run, or a bundle
+             bundle: InputPath = "", # an sft run, or a bundle
+             data: InputPath = "", # folder of cleaned records, for validation; empty: the sample's
+             sft: InputPath = "", # the sft run whose test.jsonl is answered; empty: the one of bundle
+             choices: InputPath = "", # choice questions, a file or the folder of it; empty: the sample's
+             examples: PositiveInt = 100, # test examples to score at most
+             generations: NonNegativeInt = 20, # texts to write: so many continuations, and so many answers
+             max_new_tokens: PositiveInt = 60, # tokens of each
+             seed: NonNegativeInt = 0, # of the continuations
+             device: Device = "auto", # auto, cpu, cuda
             ) -> dict: # headline figure -> base, instruct, better
     "Compare a base model with its instructed sibling."
     for name, given in ("base", base), ("bundle", bundle):

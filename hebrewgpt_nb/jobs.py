@@ -11,7 +11,8 @@ import hashlib, importlib, sys, threading, time, warnings
 from pathlib import Path
 import yaml
 from tqdm import tqdm
-from .core import INPUTS, UserError, check_value, cli, project_root, read_json, resolve, stage_key, read_stamp, write_json
+from .core import InputPath, RunFolder
+from .core import UserError, check_value, inputs_of, cli, project_root, read_json, resolve, stage_key, read_stamp, write_json
 
 # %% ../nbs/10_jobs.ipynb #c04710ce
 STAGES = {"00_data": "data.prepare_data", "text/5_prefixes": "text.prefixes.make_prefixes", "01_tokenizer": "tokenizer.make_tokenizer", "studies/4_tokenizers": "studies.tokenizers.compare_tokenizers", "04_pretrain": "pretrain.pretrain",
@@ -36,7 +37,7 @@ def read_chain(path: str | Path, # a YAML file: notebook -> parameters
         if not (project_root()/"nbs"/f"{notebook}.ipynb").exists(): raise UserError(f"{path}: there is no notebook nbs/{notebook}.ipynb")
         fn = stage_function(notebook)
         if params and not fn: raise UserError(f"{path}: {notebook} takes no parameters")
-        if fn: stage_key(fn, {k: v for k, v in params.items() if k not in INPUTS or not str(v).startswith(run)}) # those below the run are made on the way
+        if fn: stage_key(fn, {k: v for k, v in params.items() if k not in inputs_of(fn) or not str(v).startswith(run)}) # those below the run are made on the way
     return filled
 
 # %% ../nbs/10_jobs.ipynb #9d5a1bd5
@@ -92,11 +93,11 @@ def source_sha(notebook: str) -> str: # the sources of its code cells, so that s
     return hashlib.sha256("\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code").encode()).hexdigest()
 
 def run_chain(chain: str = "jobs/demo.yaml", # YAML file: notebooks with their parameters
-              run: str = "runs/demo", # folder of the whole run
-              data: str = "", # folder with pretrain/, sft/ and eval/; empty: the sample
+              run: RunFolder = "runs/demo", # folder of the whole run
+              data: InputPath = "", # folder with pretrain/, sft/ and eval/; empty: the sample
              ) -> dict: # notebook -> seconds, 0 if it was reused
     "Run the notebooks of a chain through papermill, reusing what stands."
-    check_value("data", data), check_value("run", run)
+    check_value("data", data, InputPath), check_value("run", run, RunFolder)
     took, notebooks = {}, read_chain(chain, run=run, data=data)
     for n, (notebook, params) in enumerate(notebooks.items(), 1):
         out, begun = resolve(run)/"notebooks"/f"{notebook}.ipynb", time.time()

@@ -13,14 +13,15 @@ from types import SimpleNamespace
 import torch
 from .bundle import check_weights, find_bundle, load_bundle, pick_device, save_bundle
 from .training.checkpoint import fetched
+from .core import Device, Dtype, InputPath, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, Share
 from .core import UserError, cli, resolve, sha256_file, stage
 from .generate import generate
 from .metrics import score_texts
-from .model import HebrewGPT, compile_blocks, forward_flops, get_preset
-from .training.optim import Average, MuonAdamW, schedule
+from .model import Preset, HebrewGPT, compile_blocks, forward_flops, get_preset
+from .training.optim import Schedule, Average, MuonAdamW, schedule
 from .training.rows import Rows, step_batches
 from .text.shards import Shards
-from .text.sources import read_mixture, read_records
+from .text.sources import Mixture, read_mixture, read_records
 from .tokenizer import Tokenizer, make_tokenizer
 from .training.loop import Training, fit, gather_state, launch, full_model, load_weights, wrap_distributed, worker, rank_and_size
 
@@ -120,36 +121,36 @@ def train_model(params: dict) -> dict: # those of the stage, with tokenizer, dat
 
 # %% ../nbs/04_pretrain.ipynb #6d97aa7a
 @stage
-def pretrain(run: str = "runs/nb/pretrain", # where to write: metrics.jsonl, checkpoints/, bundle/
-             data: str = "", # folder of cleaned records, for validation; empty: cleans the sample
-             tokenizer: str = "", # tokenizer.model, with shards/ beside it; empty: trains one on data
-             shards: str = "", # folder with train/; empty: the one beside the tokenizer
-             preset: str = "tiny", # shape of the model
-             steps: int = 60, # optimizer steps
-             batch_tokens: int = 2048, # tokens an optimizer step, all processes together
-             forward_tokens: int = 4096, # tokens a forward pass in each process, as memory allows
-             context: int = 256, # tokens a row, and the context of the model
-             rope_theta: float = 10000.0, # base of the rotary positions; larger for a longer context
-             base: str = "", # bundle to go on from, with the same preset; empty: a new model
-             lr: float = 0.02, # peak, of Muon
-             adam_lr: float = 0.005, # peak, of AdamW (embeddings, norms, vectors)
-             lr_schedule: str = "wsd", # wsd, cosine, restarts
-             lookahead: int = 0, # steps between moves of the slow weights; published: 5; 0: none
-             dropout: float = 0.1, # as published; 0 where no text is seen twice
-             mixture: str = "", # `card`, `shared`, or a YAML or JSON file of shares; empty: by balance
-             balance: float = 0.5, # weight of a source is its tokens to this power: 1 by size, 0 all alike
-             max_epochs: float = 16.0, # how often a source may be read; 4 where there is text enough
-             swa: float = 0.2, # last share of the steps whose weights are averaged; 0: none
-             seed: int = 0, # of the weights, the order of the data, and dropout
-             eval_every: int = 20, # steps between validations
-             save_every: int = 20, # steps between checkpoints
+def pretrain(run: RunFolder = "runs/nb/pretrain", # where to write: metrics.jsonl, checkpoints/, bundle/
+             data: InputPath = "", # folder of cleaned records, for validation; empty: cleans the sample
+             tokenizer: InputPath = "", # tokenizer.model, with shards/ beside it; empty: trains one on data
+             shards: InputPath = "", # folder with train/; empty: the one beside the tokenizer
+             preset: Preset = "tiny", # shape of the model
+             steps: PositiveInt = 60, # optimizer steps
+             batch_tokens: PositiveInt = 2048, # tokens an optimizer step, all processes together
+             forward_tokens: PositiveInt = 4096, # tokens a forward pass in each process, as memory allows
+             context: PositiveInt = 256, # tokens a row, and the context of the model
+             rope_theta: PositiveFloat = 10000.0, # base of the rotary positions; larger for a longer context
+             base: InputPath = "", # bundle to go on from, with the same preset; empty: a new model
+             lr: PositiveFloat = 0.02, # peak, of Muon
+             adam_lr: PositiveFloat = 0.005, # peak, of AdamW (embeddings, norms, vectors)
+             lr_schedule: Schedule = "wsd", # wsd, cosine, restarts
+             lookahead: NonNegativeInt = 0, # steps between moves of the slow weights; published: 5; 0: none
+             dropout: Share = 0.1, # as published; 0 where no text is seen twice
+             mixture: Mixture = "", # `card`, `shared`, or a YAML or JSON file of shares; empty: by balance
+             balance: NonNegativeFloat = 0.5, # weight of a source is its tokens to this power: 1 by size, 0 all alike
+             max_epochs: PositiveFloat = 16.0, # how often a source may be read; 4 where there is text enough
+             swa: Share = 0.2, # last share of the steps whose weights are averaged; 0: none
+             seed: NonNegativeInt = 0, # of the weights, the order of the data, and dropout
+             eval_every: PositiveInt = 20, # steps between validations
+             save_every: PositiveInt = 20, # steps between checkpoints
              checkpoints: str = "", # a folder or an fsspec address, as s3://bucket/run; empty: run/checkpoints
-             processes: int = 1, # on this machine, one a card
+             processes: PositiveInt = 1, # on this machine, one a card
              fsdp: bool = False, # divide the model among the processes, rather than copy it
              deterministic: bool = False, # on CUDA: resumed runs end at the same bits, somewhat slower
              compiled: bool = False, # compile the blocks: a minute at the start; on two cores little is won
-             device: str = "auto", # auto, cpu, cuda
-             dtype: str = "auto", # of the products: auto, float32, bfloat16
+             device: Device = "auto", # auto, cpu, cuda
+             dtype: Dtype = "auto", # of the products: auto, float32, bfloat16
             ) -> dict: # bits per byte by source, and of the last and the averaged weights
     "Pretrain a model from shards, in one process or several, and save it as `run/bundle`."
     params = dict(locals())

@@ -12,6 +12,7 @@ from statistics import median
 import torch
 from peft import LoraConfig, get_peft_model
 from .bundle import find_bundle, load_bundle, pick_device, save_bundle
+from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder
 from .core import UserError, cli, read_jsonl, resolve, sample_dir, sha256_file, stage, write_atomic
 from .text.sources import Quarantine, parse_example, read_checked, record_files, write_records
 from .metrics import encode_example, pack_rows, row_batch, score_answers
@@ -96,22 +97,22 @@ def add_lora(model: HebrewGPT, rank: int=64):
 
 # %% ../nbs/05_sft.ipynb #da9db03f
 @stage
-def sft(run: str = "runs/nb/sft", # where to write: phase1/, phase2/, adapter/, bundle/, test.jsonl
-        base: str = "", # bundle to start from, or a run that holds one; empty: pretrains a tiny one on the sample
-        data: str = "", # folder of examples, or one with sft/ in it; empty: the sample
-        phase1: str = "", # the simple examples; empty: chosen from data
-        phase2: str = "", # the complex examples; empty: chosen from data
-        steps: int = 30, # optimizer steps a phase, at most
-        batch_tokens: int = 1024, # tokens an optimizer step
-        context: int = 256, # tokens a row; longer examples are left out
-        lr: float = 0.005, # peak, of AdamW on the adapters
-        rank: int = 16, # of the adapters; published: 64
-        patience: int = 5, # validations without a better loss before a phase stops
-        eval_every: int = 10, # steps between validations
-        save_every: int = 10, # steps between checkpoints
-        seed: int = 0, # of the adapters and of the order of the examples
-        device: str = "auto", # auto, cpu, cuda
-        dtype: str = "auto", # of the products: auto, float32, bfloat16
+def sft(run: RunFolder = "runs/nb/sft", # where to write: phase1/, phase2/, adapter/, bundle/, test.jsonl
+        base: InputPath = "", # bundle to start from, or a run that holds one; empty: pretrains a tiny one on the sample
+        data: InputPath = "", # folder of examples, or one with sft/ in it; empty: the sample
+        phase1: InputPath = "", # the simple examples; empty: chosen from data
+        phase2: InputPath = "", # the complex examples; empty: chosen from data
+        steps: PositiveInt = 30, # optimizer steps a phase, at most
+        batch_tokens: PositiveInt = 1024, # tokens an optimizer step
+        context: PositiveInt = 256, # tokens a row; longer examples are left out
+        lr: PositiveFloat = 0.005, # peak, of AdamW on the adapters
+        rank: PositiveInt = 16, # of the adapters; published: 64
+        patience: PositiveInt = 5, # validations without a better loss before a phase stops
+        eval_every: PositiveInt = 10, # steps between validations
+        save_every: PositiveInt = 10, # steps between checkpoints
+        seed: NonNegativeInt = 0, # of the adapters and of the order of the examples
+        device: Device = "auto", # auto, cpu, cuda
+        dtype: Dtype = "auto", # of the products: auto, float32, bfloat16
        ) -> dict: # examples, and what each phase did
     "Tune a base model on instructions in two phases, and save the merged model as `run/bundle`."
     key = {k: v for k, v in locals().items() if k not in ("run", "device", "save_every")}

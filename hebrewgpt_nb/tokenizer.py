@@ -14,6 +14,8 @@ import hashlib, html, io, itertools, re, tempfile, zlib
 from collections import Counter
 from pathlib import Path
 import sentencepiece
+from typing import Literal
+from .core import InputPath, NonNegativeInt, PositiveInt, RunFolder
 from .core import UserError, resolve, sample_dir, stage, cli, Progress, write_atomic
 from .data import prepare_data
 from .text.prefixes import STACKS, UNITS, WORD, Prefixes, learn_prefixes, split_prefixes, split_words
@@ -310,11 +312,11 @@ def training_texts(sources: dict, # of `source_files`
 
 # %% ../nbs/01_tokenizer.ipynb #3f5ddaef
 @stage
-def make_tokenizer(run: str = "runs/nb/tokenizer", # where tokenizer.model and the shards go
-                   data: str = "", # a run of prepare_data, or a folder laid out like one; empty: the sample, cleaned first
-                   vocab_size: int = 1024, # pieces, those of bytes and signs among them
-                   kind: str = "rules", # plain, boundaries or rules: what training knows of prefixes
-                   seed: int = 0, # chooses the documents where there are too many
+def make_tokenizer(run: RunFolder = "runs/nb/tokenizer", # where tokenizer.model and the shards go
+                   data: InputPath = "", # a run of prepare_data, or a folder laid out like one; empty: the sample, cleaned first
+                   vocab_size: PositiveInt = 1024, # pieces, those of bytes and signs among them
+                   kind: Literal["plain", "boundaries", "rules"] = "rules", # plain, boundaries or rules: what training knows of prefixes
+                   seed: NonNegativeInt = 0, # chooses the documents where there are too many
                   ) -> dict: # measures on the validation documents
     "Train a tokenizer on records and encode them; writes tokenizer.model, shards/train and shards/valid."
     from hebrewgpt_nb.tokenizer import Tokenizer as exported # other processes can import this one, not a notebook's

@@ -1,8 +1,9 @@
 """Parameters, stages and commands: what a person meets who gives something wrong."""
-import json, os, subprocess, sys
+import importlib, inspect, json, os, re, subprocess, sys
 from pathlib import Path
 import pytest
-from hebrewgpt_nb.core import UserError, check_parameters, check_value, stage, stage_key, read_stamp, write_atomic
+from hebrewgpt_nb.core import Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, UserError, check_parameters, check_value, stage, stage_key, read_stamp, write_atomic
+from hebrewgpt_nb.jobs import STAGES
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,10 +51,26 @@ def test_unknown_names_are_found_in_the_injected_cell(source):
         check_parameters({"__annotations__": {"steps": int}, "steps": 3, "In": ["import x", source]})
 
 
-@pytest.mark.parametrize("name, value, kind", [("steps", True, int), ("steps", 2.5, int), ("lr", float("nan"), float), ("lr", float("inf"), float),
-                                               ("seed", -1, int), ("dtype", "fp8", str), ("run", "", str), ("steps", "3", int)])
+@pytest.mark.parametrize("name, value, kind", [
+    ("steps", True, int), ("steps", 2.5, PositiveInt), ("lr", float("nan"), PositiveFloat), ("lr", float("inf"), float), ("lr", 0., PositiveFloat),
+    ("seed", -1, NonNegativeInt), ("dtype", "fp8", Dtype), ("run", "", RunFolder), ("run", __file__, RunFolder), ("steps", "3", int)])
 def test_impossible_values(name, value, kind):
     with pytest.raises(UserError, match=name): check_value(name, value, kind)
+
+
+def declared(source: str) -> dict: # name -> type, default, help, as written
+    return {m[1]: m.groups()[1:] for m in re.finditer(r"^\s*(?:def \w+\()?(\w+): (.+?) ?= ?(.+?),? +# (.*)$", source, re.M)}
+
+@pytest.mark.parametrize("notebook, stage", {**STAGES, "09_bench": "bench.bench"}.items())
+def test_a_notebooks_parameters_are_its_stages(notebook, stage):
+    "Names, order, types, defaults and help: two places that say the same."
+    cells = json.loads((ROOT/"nbs"/f"{notebook}.ipynb").read_text(encoding="utf8"))["cells"]
+    cell, = (c for c in cells if "parameters" in c["metadata"].get("tags", []))
+    module, _, name = stage.rpartition(".")
+    fn = inspect.unwrap(getattr(importlib.import_module(f"hebrewgpt_nb.{module}"), name))
+    said = declared(inspect.getsource(fn))
+    assert list(said) == list(inspect.signature(fn).parameters)
+    assert list(declared("".join(cell["source"])).items()) == list(said.items())
 
 
 def test_a_stage_that_fails_leaves_no_stamp(tmp_path):
@@ -72,7 +89,7 @@ def test_a_stage_that_fails_leaves_no_stamp(tmp_path):
 def test_a_changed_input_is_seen(tmp_path):
     @stage
     def work(run: str = "x", # where
-             data: str = "", # what
+             data: InputPath = "", # what
             ) -> dict:
         "Read data."
         return {"n": len(Path(data).read_text())}

@@ -3,7 +3,7 @@ import json, os, random, shutil, signal, subprocess, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 import nbformat, pytest, yaml
-from hebrewgpt_nb.core import INPUTS, sample_dir, stage_key, write_json
+from hebrewgpt_nb.core import inputs_of, sample_dir, stage_key, write_json
 from hebrewgpt_nb.data import prepare_data
 from hebrewgpt_nb.text.sources import read_records, write_records
 from hebrewgpt_nb.jobs import read_chain, run_notebook, source_sha, is_finished
@@ -54,7 +54,7 @@ def test_the_job_files_name_real_parameters():
     for name in ("demo", "demo-data"): assert list(read_chain(f"jobs/{name}.yaml", run="runs/x", data=str(sample_dir())))[0] == "00_data"
     for name in ("laptop", "g5", "h100", "8xh100", "longer"):
         job = yaml.safe_load((ROOT/"jobs"/f"{name}.yaml").read_text(encoding="utf8"))
-        params = stage_key(pretrain, {k: v for k, v in job.items() if k not in INPUTS})
+        params = stage_key(pretrain, {k: v for k, v in job.items() if k not in inputs_of(pretrain)})
         check_training(SimpleNamespace(**params | dict(device="cpu")))
 
 

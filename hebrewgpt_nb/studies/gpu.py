@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 import torch, torch.nn.functional as F
+from typing import Literal
 from .. import model as engine
+from ..core import Device, PositiveFloat, RunFolder
 from ..core import UserError, cli, read_jsonl, resolve
 from ..model import HebrewGPT, ModelConfig, compile_blocks, forward_flops, get_preset
 from ..training.optim import MuonAdamW
@@ -285,10 +287,10 @@ def try_rung(name: str, place: Place, seconds: float, # it may take
     kernels = "mamba_ssm" if importlib.util.find_spec("mamba_ssm") and place.device == "cuda" else "plain"
     return dict(rung=name, **record, seconds=round(time.perf_counter() - begun, 1), memory=memory, device=device_name(place), preset=place.preset, torch=torch.__version__, mamba=kernels)
 
-def climb(run: str = "runs/gpu", # where ladder.jsonl is written
-          device: str = "cuda", # cuda, or cpu to try it out
-          preset: str = "1b", # 1b: dense-1b and hybrid-1b, or tiny
-          minutes: float = 19.0, # budget; what is not reached is tried in the next run
+def climb(run: RunFolder = "runs/gpu", # where ladder.jsonl is written
+          device: Device = "cuda", # cuda, or cpu to try it out
+          preset: Literal["1b", "tiny"] = "1b", # 1b: dense-1b and hybrid-1b, or tiny
+          minutes: PositiveFloat = 19.0, # budget; what is not reached is tried in the next run
           only: str = "", # a regular expression of the rungs to climb, as `check` or `hybrid train`
           again: bool = False, # also those that failed before
          ) -> dict: # rung -> record

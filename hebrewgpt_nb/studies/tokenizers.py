@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 import numpy as np, torch
 from ..bundle import pick_device
+from ..core import Device, Dtype, InputPath, PositiveFloat, PositiveInt, RunFolder
 from ..core import Progress, UserError, cli, read_json, read_jsonl, resolve, stage, write_json
 from ..data import prepare_data
 from ..model import HebrewGPT, get_preset
@@ -131,21 +132,21 @@ def train_kind(kind: str, seed: int, folder: Path, data: Path, score_at: list[in
 
 # %% ../../nbs/studies/4_tokenizers.ipynb #01ef5c14
 @stage
-def compare_tokenizers(run: str = "runs/nb/compare", # results.jsonl, and a folder with tokenizer and shards for each kind
-                       data: str = "", # a run of prepare_data; empty: the sample
-                       gold: str = "", # a folder with segmentation_*.jsonl; empty: no boundary scores
+def compare_tokenizers(run: RunFolder = "runs/nb/compare", # results.jsonl, and a folder with tokenizer and shards for each kind
+                       data: InputPath = "", # a run of prepare_data; empty: the sample
+                       gold: InputPath = "", # a folder with segmentation_*.jsonl; empty: no boundary scores
                        kinds: str = "plain boundaries rules outside", # which to compare; the first is what the others are compared with
-                       vocab_size: int = 768, # pieces
-                       seeds: int = 1, # models of each kind
-                       steps: int = 6, # of the equal-compute comparison; equal text may take more
-                       batch_tokens: int = 1024, # tokens an optimizer step
-                       context: int = 128, # tokens a row
-                       width: int = 64, # of the model, two blocks deep
-                       lr: float = 0.02, # of Muon
-                       adam_lr: float = 0.005, # of AdamW
-                       processes: int = 1, # models trained at the same time
-                       device: str = "auto", # auto, cpu, cuda
-                       dtype: str = "auto", # of the products
+                       vocab_size: PositiveInt = 768, # pieces
+                       seeds: PositiveInt = 1, # models of each kind
+                       steps: PositiveInt = 6, # of the equal-compute comparison; equal text may take more
+                       batch_tokens: PositiveInt = 1024, # tokens an optimizer step
+                       context: PositiveInt = 128, # tokens a row
+                       width: PositiveInt = 64, # of the model, two blocks deep
+                       lr: PositiveFloat = 0.02, # of Muon
+                       adam_lr: PositiveFloat = 0.005, # of AdamW
+                       processes: PositiveInt = 1, # models trained at the same time
+                       device: Device = "auto", # auto, cpu, cuda
+                       dtype: Dtype = "auto", # of the products
                       ) -> dict: # measures and curves
     "Compare kinds of tokenizers by what is measured of them and by a small language model."
     from hebrewgpt_nb.studies.tokenizers import train_kind as work # other processes can import this one, not a notebook's

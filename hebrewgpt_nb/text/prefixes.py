@@ -14,6 +14,7 @@ import functools, itertools, re, zipfile, zlib
 from collections import Counter
 from pathlib import Path
 import numpy as np
+from ..core import InputPath, RunFolder
 from ..core import UserError, cli, read_jsonl, resolve, sample_dir, stage
 from .clean import HEBREW, strip_niqqud
 from .sources import read_records
@@ -277,9 +278,9 @@ def measure_prefixes(p: Prefixes, gold: str | Path) -> dict: # set -> precision,
 
 # %% ../../nbs/text/5_prefixes.ipynb #3e6b8a64
 @stage
-def make_prefixes(run: str = "runs/nb/prefixes", # prefixes.npz goes here
-                  data: str = "", # a run of prepare_data, or a folder of records; empty: the sample
-                  gold: str = "", # a folder with segmentation_*.jsonl to fit the scorer on; empty: the rule of counts alone
+def make_prefixes(run: RunFolder = "runs/nb/prefixes", # prefixes.npz goes here
+                  data: InputPath = "", # a run of prepare_data, or a folder of records; empty: the sample
+                  gold: InputPath = "", # a folder with segmentation_*.jsonl to fit the scorer on; empty: the rule of counts alone
                  ) -> dict: # words, and boundary scores on the words held back
     "Learn which letters are prefixes, and write `run/prefixes.npz`."
     folder = resolve(data) if data else sample_dir()/"pretrain"

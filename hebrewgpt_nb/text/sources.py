@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['MAX_LINE', 'PACKED', 'FORMATS', 'CREDIT', 'NO_ANSWER', 'RELATIONS', 'FEELINGS', 'COMMENTS', 'GROUPS', 'LISTED',
-           'SOURCES', 'TABLES', 'MIXTURES', 'unzstd', 'read_chunks', 'Quarantine', 'put_aside', 'warn_of', 'read_lines',
-           'not_utf8', 'parse_object', 'parse_record', 'wrong_text', 'parse_text', 'record_files', 'source_name',
-           'read_whole', 'read_file', 'read_records', 'source_files', 'read_objects', 'read_checked', 'parse_example',
-           'RecordWriter', 'write_records', 'lacking', 'web_row', 'article_row', 'ruling_row', 'work_row', 'answer_of',
-           'qa_row', 'nli_row', 'feeling_row', 'comment_row', 'summary_row', 'Source', 'group_of', 'find_source',
-           'hub_rows', 'table_rows', 'json_rows', 'paragraph_blocks', 'catalogue_rows', 'kind_of', 'local_files',
-           'local_rows', 'records_of', 'read_source', 'check_mixture', 'read_mixture']
+           'SOURCES', 'TABLES', 'MIXTURES', 'Mixture', 'unzstd', 'read_chunks', 'Quarantine', 'put_aside', 'warn_of',
+           'read_lines', 'not_utf8', 'parse_object', 'parse_record', 'wrong_text', 'parse_text', 'record_files',
+           'source_name', 'read_whole', 'read_file', 'read_records', 'source_files', 'read_objects', 'read_checked',
+           'parse_example', 'RecordWriter', 'write_records', 'lacking', 'web_row', 'article_row', 'ruling_row',
+           'work_row', 'answer_of', 'qa_row', 'nli_row', 'feeling_row', 'comment_row', 'summary_row', 'Source',
+           'group_of', 'find_source', 'hub_rows', 'table_rows', 'json_rows', 'paragraph_blocks', 'catalogue_rows',
+           'kind_of', 'local_files', 'local_rows', 'records_of', 'read_source', 'is_mixture', 'check_mixture',
+           'read_mixture']
 
 # %% ../../nbs/text/3_sources.ipynb #b8bbfc79
 import ast, csv, dataclasses, difflib, glob, gzip, io, itertools, json, lzma, os, re, warnings, zlib
@@ -18,7 +19,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 import yaml, zstandard
-from ..core import UserError, resolve
+from typing import Annotated
+from ..core import Rule, UserError, resolve
 
 # %% ../../nbs/text/3_sources.ipynb #d438d335
 def unzstd(file, # opened binary
@@ -482,6 +484,9 @@ MIXTURES = {
         hebrew_bible_wlc=.005, mishnah=.005, news_sentences_leipzig=.005, react_docs_he=.005,
         privacyguides_he=.005, yii_guide_he=.005),
 }
+
+def is_mixture(value: str) -> bool: return value in ("", *MIXTURES) or resolve(value).is_file()
+Mixture = Annotated[str, Rule(is_mixture, f"give a file, or one of {', '.join(MIXTURES)}", reads=True)]
 
 def check_mixture(shares: dict, # source or group -> share
                   known=None, # the names that may stand there; None: any
