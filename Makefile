@@ -1,24 +1,32 @@
 # make demo · test · lab · app · bench · gpu.   DATA=folder uses other data than the sample (see README.md).
 PYTHON ?= python3
 DATA ?= $(HEBREWGPT_DATA)
+TORCH ?=# another version than the pinned one, as 2.11.0
+ARGS ?=# more options for the command of a target, as ARGS="-p preset tiny"
 BIN := .venv/bin
 READY := .venv/ready
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+PINS := $(if $(TORCH),.venv/constraints.txt,constraints.txt)
+CPU_TORCH := --index-url https://download.pytorch.org/whl/cpu --retries 0 --timeout 5
 export GRADIO_ANALYTICS_ENABLED = False
 export HF_HUB_OFFLINE = 1
 
 .PHONY: demo test check lab app bench bench-llama gpu readme clean
 .DELETE_ON_ERROR:
 
-# The environment: torch first and pinned, because an unpinned one brings gigabytes of another build.
+# The environment: torch first and pinned. On Linux the plain index gives the build for CUDA (5.8 GB on disk against 2.1),
+# so without a GPU PyTorch's index of CPU builds is asked first; where it cannot be reached, the plain one.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	grep -v -e '^torch==' -e '^setuptools==' constraints.txt > .venv/constraints.txt
+	echo "torch==$(TORCH)" >> .venv/constraints.txt
+	{ [ "$$(uname)" = Linux ] && ! command -v nvidia-smi && $(PIP) $(CPU_TORCH) -c $(PINS) torch 2>/dev/null; } >/dev/null || $(PIP) -c $(PINS) torch
+	$(PIP) -c $(PINS) -e '.[dev]'
 	touch $@
 
 demo: $(READY)
-	$(BIN)/python -m hebrewgpt_nb.jobs $(if $(DATA),--chain jobs/demo-data.yaml --run runs/demo-data --data $(DATA),--chain jobs/demo.yaml --run runs/demo)
+	$(BIN)/python -m hebrewgpt_nb.jobs $(if $(DATA),--chain jobs/demo-data.yaml --run runs/demo-data --data $(DATA),--chain jobs/demo.yaml --run runs/demo) $(ARGS)
 
 # Notebooks run in parallel, each on one thread, and so do the tests.
 test: $(READY) check
@@ -35,26 +43,27 @@ readme: $(READY)
 	$(BIN)/nbdev_clean
 	$(BIN)/python tests/in_step.py --write
 
+# Containers on GPU machines run as root, which JupyterLab refuses unless it is told.
 lab: $(READY)
-	$(BIN)/jupyter lab --notebook-dir=nbs
+	$(BIN)/jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 app: $(READY)
-	$(BIN)/python apps/app.py
+	$(BIN)/python apps/app.py $(ARGS)
 
 # Side by side with transformers, in about 25 minutes on two cores; what was measured already is kept until `rm -rf runs/bench`.
 bench: $(READY)
 	mkdir -p runs/bench
-	$(BIN)/papermill nbs/09_bench.ipynb runs/bench/09_bench.ipynb -f jobs/bench.yaml --cwd . --kernel python3 --no-progress-bar
+	$(BIN)/papermill nbs/09_bench.ipynb runs/bench/09_bench.ipynb -f jobs/bench.yaml --cwd . --kernel python3 --no-progress-bar $(ARGS)
 	cat runs/bench/report.md
 
 # The dense twin against llama.cpp, which is compiled first: many minutes, a C++ compiler.
 bench-llama: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/llama llama-cpp-python gguf diskcache
-	PYTHONPATH=build/llama $(BIN)/python jobs/bench_llama.py
+	$(PIP) --no-deps --target build/llama llama-cpp-python gguf diskcache
+	PYTHONPATH=build/llama $(BIN)/python jobs/bench_llama.py $(ARGS)
 
 # On a GPU machine: no environment is made, any Python with torch will do. MINUTES=budget, and what was reached is not repeated.
 gpu:
-	$(PYTHON) -m hebrewgpt_nb.studies.gpu --minutes $(or $(MINUTES),19)
+	$(PYTHON) -m hebrewgpt_nb.studies.gpu --minutes $(or $(MINUTES),19) $(ARGS)
 
 clean:
 	rm -rf .venv runs build dist
