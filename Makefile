@@ -51,10 +51,11 @@ app: $(READY)
 	$(BIN)/python apps/app.py $(ARGS)
 
 # Side by side with transformers, in about 25 minutes on two cores; what was measured already is kept until `rm -rf runs/bench`.
+bench: RUN ?= runs/bench
 bench: $(READY)
-	mkdir -p runs/bench
-	$(BIN)/papermill nbs/09_bench.ipynb runs/bench/09_bench.ipynb -f jobs/bench.yaml --cwd . --kernel python3 --no-progress-bar $(ARGS)
-	cat runs/bench/report.md
+	mkdir -p $(RUN)
+	$(BIN)/papermill nbs/09_bench.ipynb $(RUN)/09_bench.ipynb -f jobs/bench.yaml -p run $(RUN) --kernel python3 --no-progress-bar $(ARGS)
+	cat $(RUN)/report.md
 
 # The dense twin against llama.cpp, which is compiled first: many minutes, a C++ compiler.
 bench-llama: $(READY)

@@ -1,0 +1,91 @@
+"The folder listing is the architecture, and what imports what points one way."
+import ast, json, re
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIBRARY, NOTEBOOKS = ROOT/"hebrewgpt_nb", ROOT/"nbs"
+DOOR = ["data", "tokenizer", "model", "bundle", "generate", "metrics", "pretrain", "sft", "evaluate", "release", "bench", "jobs"]
+FOLDERS = ["core", "text", "engine", "training", "door", "studies", "apps"] # each may import from those before it, and from itself
+
+
+def name_of(path: Path) -> str: # text.clean
+    return ".".join(path.relative_to(LIBRARY).with_suffix("").parts)
+
+def folder_of(module: str) -> str:
+    return "core" if module == "core" else module.partition(".")[0] if "." in module else "door"
+
+def imported(source: str, package: tuple[str, ...]=()) -> set[str]: # modules of the library that the source names, inside functions too
+    found = set()
+    for node in ast.walk(ast.parse(re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M))):
+        if isinstance(node, ast.Import): found |= {a.name for a in node.names if a.name.startswith("hebrewgpt_nb.")}
+        if not isinstance(node, ast.ImportFrom): continue
+        above = ("hebrewgpt_nb", *package)[:len(package) + 2 - node.level] if node.level else ()
+        module = ".".join([*above, *([node.module] if node.module else [])])
+        if module.split(".")[0] != "hebrewgpt_nb": continue
+        found |= {module} | {f"{module}.{a.name}" for a in node.names}
+    names = {m.removeprefix("hebrewgpt_nb.") for m in found}
+    return {m for m in names if (LIBRARY/(m.replace(".", "/") + ".py")).exists()}
+
+MODULES = {name_of(p): imported(p.read_text(encoding="utf8"), p.relative_to(LIBRARY).parts[:-1])
+           for p in sorted(LIBRARY.rglob("*.py")) if p.name not in ("__init__.py", "_modidx.py")}
+
+
+def test_the_door_is_what_design_says():
+    assert [m for m in MODULES if folder_of(m) == "door"] == sorted(DOOR)
+    assert {folder_of(m) for m in MODULES} <= set(FOLDERS)
+
+@pytest.mark.parametrize("module", MODULES)
+def test_folders_import_one_way(module):
+    own = FOLDERS.index(folder_of(module))
+    wrong = {m for m in MODULES[module] - {module} if FOLDERS.index(folder_of(m)) > own}
+    assert not wrong, f"{module} imports {', '.join(sorted(wrong))}"
+
+def test_the_door_is_in_reading_order():
+    for n, module in enumerate(DOOR):
+        wrong = MODULES[module] & set(DOOR[n + 1:])
+        assert not wrong, f"{module} imports {wrong}, which come after it"
+
+def test_no_module_imports_in_a_circle():
+    done, left = set(), {m: d - {m} for m, d in MODULES.items()}
+    while ready := [m for m, needs in left.items() if needs <= done]:
+        done |= set(ready)
+        for m in ready: del left[m]
+    assert not left, f"in a circle: {', '.join(left)}"
+
+def exports(cells: list[str]) -> str: # the module a notebook writes, "" if none
+    return next((m[1] for c in cells if (m := re.search(r"default_exp (\S+)", c))), "")
+
+def notebooks() -> dict[str, list[str]]: # name -> code cells
+    paths = sorted(p for p in NOTEBOOKS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+    return {str(p.relative_to(NOTEBOOKS).with_suffix("")): ["".join(c["source"]) for c in json.loads(p.read_text(encoding="utf8"))["cells"] if c["cell_type"] == "code"] for p in paths}
+
+def test_each_notebook_has_its_place():
+    "Stages with a number of their own at the door, parts in folders, numbered in reading order from one."
+    names = list(notebooks())
+    door = [n for n in names if "/" not in n and n != "index"]
+    assert all(re.fullmatch(r"\d\d_[a-z]+", n) for n in door) and len({n[:2] for n in door}) == len(door)
+    for folder in ("text", "engine", "training", "studies"):
+        assert [int(n.split("/")[1].split("_")[0]) for n in names if n.startswith(folder + "/")] == list(range(1, 1 + sum(n.startswith(folder + "/") for n in names)))
+
+@pytest.mark.parametrize("name", [n for n in notebooks() if not n.startswith("studies/") and n != "index"])
+def test_lessons_do_not_import_later_modules(name):
+    "A notebook's lessons may use what was read before it; `core` and the folders before its own, and the door up to its own module."
+    cells = notebooks()[name]
+    own = exports(cells)
+    used = set().union(*(imported(c) for c in cells))
+    order = READING.index(own)
+    wrong = {m for m in used if m in READING and READING.index(m) > order}
+    assert not wrong, f"nbs/{name}.ipynb uses {', '.join(sorted(wrong))}, which come later"
+
+READING = [ # the order in which the notebooks are read
+    "core", "text.clean", "text.copies", "text.sources", "text.shards", "data", "text.prefixes", "tokenizer",
+    "engine.scan", "engine.cpu", "engine.loss", "engine.blocks", "model", "engine.quantize", "bundle", "generate", "metrics",
+    "training.rows", "training.optim", "training.checkpoint", "training.loop", "pretrain", "sft", "evaluate", "release", "bench", "jobs"]
+
+def test_the_reading_order_names_every_module():
+    assert set(READING) == {m for m in MODULES if folder_of(m) != "studies"}
+
+def test_the_pages_sidebar_lists_every_notebook():
+    said = (NOTEBOOKS/"sidebar.yml").read_text()
+    assert {f"{n}.ipynb" for n in notebooks()} == set(re.findall(r"- (\S+\.ipynb)", said))
