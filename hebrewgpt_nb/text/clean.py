@@ -115,7 +115,7 @@ HIDDEN = re.compile(r"<!--(?:[^<-]++|<(?!!--)|-(?!->))*+-->"
 
 # %% ../../nbs/text/1_clean.ipynb #fef59cff
 def replace_tag(match: re.Match) -> str:
-    "What stands in the place of one tag."
+    "What replaces one tag."
     name = match[2].lower()
     if name in INLINE: return ""
     return " " if name in CELL else "\n"

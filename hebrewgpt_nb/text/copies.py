@@ -119,7 +119,7 @@ def repeated(keys: np.ndarray) -> np.ndarray: # same shape, bool
     return mask
 
 # %% ../../nbs/text/2_copies.ipynb #3d0a6cde
-MAX_CANDIDATES = 24 # texts compared in earnest for one text
+MAX_CANDIDATES = 24 # texts compared word by word with one
 MAX_BUCKET = 64 # texts remembered under one key
 
 class Buckets:

@@ -287,7 +287,7 @@ def worker_pool(workers: int, tokenizer=None) -> ProcessPoolExecutor:
 
 # %% ../../nbs/text/4_shards.ipynb #d8792bdc
 DIED = ("a worker process died: out of memory, or the work was begun in a script outside `if __name__ == '__main__':`, "
-        "or the tokenizer's class stands in a notebook (then give workers=1); what is finished is kept, start again")
+        "or the tokenizer's class is defined in a notebook (then give workers=1); what is finished is kept, start again")
 
 def map_in_pool(pool: ProcessPoolExecutor, work, # a function that a spawned process can import
                 groups, ahead: int, # how many may be on their way
@@ -326,6 +326,7 @@ def start_build(folder: Path):
     (folder/"index.json").unlink(missing_ok=True)
     remove_stale_files(folder)
 
+# %% ../../nbs/text/4_shards.ipynb #5f281fb2
 def write_batch(writers: dict, # source -> `SourceWriter`
                 batch: list[dict], encoded: tuple):
     "Write one batch."
