@@ -286,8 +286,9 @@ def worker_pool(workers: int, tokenizer=None) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start, (packed,))
 
 # %% ../../nbs/text/4_shards.ipynb #d8792bdc
-DIED = ("a worker process died: out of memory, or the work was begun in a script outside `if __name__ == '__main__':`, "
-        "or the tokenizer's class is defined in a notebook (then give workers=1); what is finished is kept, start again")
+DIED = ("a worker process died: out of memory, or the work was begun in a script outside "
+        "`if __name__ == '__main__':`, or the tokenizer's class is defined in a notebook "
+        "(then give workers=1); what is finished is kept, start again")
 
 def map_in_pool(pool: ProcessPoolExecutor, work, # a function that a spawned process can import
                 groups, ahead: int, # how many may be on their way
@@ -326,7 +327,7 @@ def start_build(folder: Path):
     (folder/"index.json").unlink(missing_ok=True)
     remove_stale_files(folder)
 
-# %% ../../nbs/text/4_shards.ipynb #5f281fb2
+# %% ../../nbs/text/4_shards.ipynb #256f87a9
 def write_batch(writers: dict, # source -> `SourceWriter`
                 batch: list[dict], encoded: tuple):
     "Write one batch."
@@ -450,6 +451,7 @@ def map_tokens(folder: Path, index: dict, source: str) -> np.memmap | JoinedArra
     parts = [np.memmap(folder/f"{stem}.bin", index["dtype"], "r") for stem, _ in stored_files(index, source)]
     return parts[0] if len(parts) == 1 else JoinedArrays(parts)
 
+# %% ../../nbs/text/4_shards.ipynb #d603196f
 def load_starts(folder: Path, index: dict, source: str) -> np.ndarray: # (documents,) int64
     "Where each document of a source starts in its tokens."
     starts, begin = [], 0 # tokens of the files before
