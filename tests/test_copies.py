@@ -5,7 +5,7 @@ from hypothesis import example, given, settings, strategies as st
 from hebrewgpt_nb.text.clean import clean_text
 from hebrewgpt_nb.text.copies import HeldOut, parallel_band_keys, cut_overlaps, exact_duplicates, grams, similarity, near_duplicates, overlap_mask, word_hashes
 from hebrewgpt_nb.core import sample_dir
-from hebrewgpt_nb.text.sources import read_records, source_files
+from hebrewgpt_nb.text.records import read_records, source_files
 
 os.environ["HEBREWGPT_QUIET"] = "1"
 VOCABULARY = "בית ספר ילד הלך אל הים וגם שמש ירח על פני המים שלום רב לכם".split()
