@@ -3,9 +3,9 @@ import os, random, subprocess, sys
 import numpy as np, pytest
 from hypothesis import example, given, settings, strategies as st
 from hebrewgpt_nb.text.clean import clean_text
-from hebrewgpt_nb.text.copies import HeldOut, all_keys, cut_overlaps, equal_texts, grams, likeness, near_duplicates, overlap_mask, word_hashes
+from hebrewgpt_nb.text.copies import HeldOut, parallel_band_keys, cut_overlaps, exact_duplicates, grams, similarity, near_duplicates, overlap_mask, word_hashes
 from hebrewgpt_nb.core import sample_dir
-from hebrewgpt_nb.text.sources import read_records, source_files
+from hebrewgpt_nb.text.records import read_records, source_files
 
 os.environ["HEBREWGPT_QUIET"] = "1"
 VOCABULARY = "בית ספר ילד הלך אל הים וגם שמש ירח על פני המים שלום רב לכם".split()
@@ -55,7 +55,7 @@ def test_no_pair_compared_in_earnest_would_say_more(originals):
     texts = [exchanged(w, s, luck, np.concatenate(some)) for w in some for s in (0, .05, .15, .25)]
     kept, copies = [], set()
     for t, w in enumerate(texts):
-        if any(likeness(texts[k], w, .8) for k in kept): copies.add(t)
+        if any(similarity(texts[k], w, .8) for k in kept): copies.add(t)
         else: kept.append(t)
     found = {t for t, *_ in near_duplicates(*joined(texts))}
     assert len(found ^ copies) <= .02*len(texts)
@@ -72,7 +72,7 @@ def longest_common(a, b):
 def test_likeness_is_the_longest_common_row(a, b, least):
     a, b = word_hashes(a), word_hashes(b)
     true = 2*longest_common(a.tolist(), b.tolist())/(len(a) + len(b)) if len(a) + len(b) else 1.
-    assert likeness(a, b, least) == pytest.approx(true if true >= least else 0.)
+    assert similarity(a, b, least) == pytest.approx(true if true >= least else 0.)
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(few_words, max_size=12))
@@ -93,7 +93,7 @@ def test_grams_are_equal_just_where_words_are(text, n):
 
 def test_portions_change_nothing(originals):
     words, starts = joined(originals)
-    for portion in (1, 997): np.testing.assert_array_equal(all_keys(words, starts, np.arange(len(originals)), portion), all_keys(words, starts, np.arange(len(originals))))
+    for chunk_words in (1, 997): np.testing.assert_array_equal(parallel_band_keys(words, starts, np.arange(len(originals)), chunk_words), parallel_band_keys(words, starts, np.arange(len(originals))))
 
 def test_the_same_in_every_process():
     code = "import numpy as np; from hebrewgpt_nb.text.copies import *; w = word_hashes('הילדים הלכו אל הים ושבו משם עם ערב וגם למחרת'); print(w.tolist(), band_keys(w, np.array([len(w)])).tolist())"
@@ -102,7 +102,7 @@ def test_the_same_in_every_process():
 
 def test_nothing_at_all():
     assert near_duplicates(np.empty(0, np.uint32), np.array([0])) == [] and near_duplicates(np.empty(0, np.uint32), np.array([0, 0, 0])) == []
-    assert equal_texts(np.empty(0, np.uint32), np.array([0, 0])).tolist() == [0]
+    assert exact_duplicates(np.empty(0, np.uint32), np.array([0, 0])).tolist() == [0]
     assert len(HeldOut([])) == 0 and cut_overlaps("שלום", HeldOut([])) == ("שלום", 0)
 
 # -- what is held out

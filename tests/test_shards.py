@@ -1,11 +1,12 @@
 "Shards and mixtures: what must hold, whenever a build is killed and whatever a file has become."
-import json, math, os, random, signal, subprocess, sys, time
+import json, math, os, random, signal, subprocess, sys, time, warnings
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, psutil, pytest
 from hypothesis import given, settings, strategies as st
 from hebrewgpt_nb.core import UserError, read_json, sha256_file
-from hebrewgpt_nb.text.shards import Shards, build_shards, mix_order, plan_mixture
+from hebrewgpt_nb.text.mixture import mix_order, plan_mixture
+from hebrewgpt_nb.text.shards import Shards, build_shards
 
 os.environ["HEBREWGPT_QUIET"] = "1"
 
@@ -177,6 +178,7 @@ def mixtures(draw):
     shares = {s: draw(st.floats(.01, 100)) for s in tokens if draw(st.booleans())} or {next(iter(tokens)): 1.}
     return tokens, shares, draw(st.integers(1, 3*10**9)), draw(st.floats(.1, 8))
 
+@pytest.mark.filterwarnings("ignore:not read")
 @given(mixtures())
 @settings(max_examples=300, deadline=None)
 def test_plan(mixture):
@@ -196,6 +198,15 @@ def test_plan(mixture):
     for s in free:
         for t in free: assert abs(got[s] - levels[t]*shares[s]) <= 2*(1 + shares[s]/shares[t]) # proportional, but for rounding
         for t in shares: assert levels[t] <= levels[s] + 2/shares[s] + 2/shares[t] # a capped one has no more than its part
+
+@given(mixtures())
+@settings(max_examples=100, deadline=None)
+def test_sources_without_a_share_are_named_and_not_read(mixture):
+    tokens, shares, *_ = mixture
+    unnamed = [s for s in tokens if s not in shares]
+    with warnings.catch_warnings(record=True, action="always") as caught: plan = plan_mixture(tokens, shares, 1, max_epochs=1)
+    assert [str(w.message) for w in caught] == ([f"not read, since the mixture gives them no share: {', '.join(unnamed)}"] if unnamed else [])
+    assert all(plan[s]["tokens"] == 0 and plan[s]["asked"] == 0 for s in unnamed)
 
 @given(st.lists(st.floats(.001, 1), min_size=1, max_size=12), st.integers(200, 3000), st.integers(0, 99))
 @settings(max_examples=100, deadline=None)
