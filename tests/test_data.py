@@ -4,7 +4,8 @@ from collections import Counter
 import numpy as np, psutil, pytest
 from hebrewgpt_nb.text.copies import HeldOut, overlap_mask, word_hashes
 from hebrewgpt_nb.core import UserError, read_json, sample_dir, sha256_file
-from hebrewgpt_nb.data import clean_records, drop_reason, prepare_data
+from hebrewgpt_nb.data import prepare_data
+from hebrewgpt_nb.text.filter import clean_records, drop_reason
 from hebrewgpt_nb.text.shards import worker_pool
 from hebrewgpt_nb.text.sources import read_records, write_records
 
@@ -155,7 +156,7 @@ def test_killed_and_started_again(tmp_path):
     assert files("killed") == files("whole") and len(files("whole")) >= 9
 
 FOREVER = """
-import itertools, collections, hebrewgpt_nb.data as d
+import itertools, collections, hebrewgpt_nb.text.filter as d
 with d.cleaning_pool(10**9) as pool:
     for n, _ in enumerate(d.clean_records((dict(text="שלום " * 1000) for _ in itertools.count()), collections.Counter(), pool=pool)):
         if n == 500: print("cleaning", flush=True)

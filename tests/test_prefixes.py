@@ -2,8 +2,10 @@
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from hebrewgpt_nb.core import UserError, real_data_dir
-from hebrewgpt_nb.text.prefixes import (STACKS, Prefixes, boundary_scores, by_counts, choose, cuts, fit_scorer, gold_prefixes, is_held_back, learn_from, learn_prefixes, load_prefixes,
-                                   longer, make_prefixes, measure_prefixes, read_gold, readings, save_prefixes, shipped, split_prefixes, split_words)
+from hebrewgpt_nb.text.prefixes import STACKS, Prefixes, add_outer_prefixes, best_readings, boundary_scores, cuts
+from hebrewgpt_nb.text.prefixes import fit_scorer, gold_prefixes, is_held_out, learn_counts, learn_prefixes, load_prefixes
+from hebrewgpt_nb.text.prefixes import make_prefixes, measure_prefixes, read_gold, readings, save_prefixes, shipped_prefixes
+from hebrewgpt_nb.text.prefixes import split_by_counts, split_prefixes, split_words
 
 GOLD = real_data_dir() and real_data_dir()/"eval"
 
@@ -19,39 +21,39 @@ def test_parts_make_the_word(word):
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text("ושהבכלמאיןרת", max_size=8), max_size=20), st.integers(1, 7))
-def test_many_at_once_are_as_one_by_one(words, portion): assert split_words(words, portion=portion) == [split_prefixes(w) for w in words]
+def test_many_at_once_are_as_one_by_one(words, size): assert split_words(words, batch_size=size) == [split_prefixes(w) for w in words]
 
 def test_readings_are_all_there_are():
     for letters, stack in STACKS.items():
         if letters: assert stack in readings(letters + "גן") and cuts(stack) == cuts(next(r for r in readings(letters + "גן") if "".join(r) == letters))
 
 def test_evidence_decides():
-    assert by_counts(learn_from(["זברה אחת"], least=1), "הזברה") == ("ה",)
-    assert by_counts(learn_from(["סוס אחד"], least=1), "הזברה") == ()
-    assert by_counts(learn_from(["מלון " * 100 + "לון"], least=1), "מלון") == ()
+    assert split_by_counts(learn_counts(["זברה אחת"], min_count=1), "הזברה") == ("ה",)
+    assert split_by_counts(learn_counts(["סוס אחד"], min_count=1), "הזברה") == ()
+    assert split_by_counts(learn_counts(["מלון " * 100 + "לון"], min_count=1), "מלון") == ()
 
 def test_points_are_no_hindrance():
-    p = learn_from(["בַּיִת בית"], least=1)
+    p = learn_counts(["בַּיִת בית"], min_count=1)
     assert p.words == ["בית"] and p.counts.tolist() == [2]
 
-def test_company_is_a_share():
-    p = learn_from(["את הבית " * 9], least=1)
-    assert p.company[p.row["הבית"]].max() == round(100*(9/12)**.5)
+def test_contexts_are_shares():
+    p = learn_counts(["את הבית " * 9], min_count=1)
+    assert p.contexts[p.row["הבית"]].max() == round(100*(9/12)**.5)
 
 def test_longer_words_are_of_the_grammar():
-    made = longer([(f"ה{a}{b}ד", ("ה",)) for a in "אבגדזח" for b in "אבגדזח"])
+    made = add_outer_prefixes([(f"ה{a}{b}ד", ("ה",)) for a in "אבגדזח" for b in "אבגדזח"])
     assert len(made) > 9 and all(s in readings(w) for w, s in made)
 
 def test_scorer_is_the_same_for_the_same_seeds():
-    p, words = learn_from(["בית גן עץ " * 3, "בבית בגן מבית מגן " * 3]), [("בבית", ("ב",)), ("בגן", ("ב",)), ("מבית", ()), ("מגן", ())]
+    p, words = learn_counts(["בית גן עץ " * 3, "בבית בגן מבית מגן " * 3]), [("בבית", ("ב",)), ("בגן", ("ב",)), ("מבית", ()), ("מגן", ())]
     one, two = (fit_scorer(p, words, seeds=2, hidden=4, epochs=3, batch=4) for _ in range(2))
     assert all((one[k] == two[k]).all() for k in one)
 
 def test_saved_and_loaded(tmp_path):
-    p = learn_from(["בית גן עץ " * 3])
+    p = learn_counts(["בית גן עץ " * 3])
     p.net = dict(mean=np.zeros(3, np.float32))
     again = load_prefixes(save_prefixes(p, tmp_path/"p.npz"))
-    assert again.words == p.words and (again.counts == p.counts).all() and (again.company == p.company).all() and list(again.net) == ["mean"]
+    assert again.words == p.words and (again.counts == p.counts).all() and (again.contexts == p.contexts).all() and list(again.net) == ["mean"]
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04" + b"\0"*50])
 def test_a_file_that_is_none(tmp_path, content):
@@ -65,7 +67,7 @@ def test_no_hebrew_to_learn_from(tmp_path):
     (tmp_path/"a.train.jsonl").write_text('{"text": "no Hebrew here"}\n', encoding="utf8")
     with pytest.raises(UserError, match="no Hebrew word stands 3 times"): make_prefixes(run=str(tmp_path/"run"), data=str(tmp_path))
     (tmp_path/"empty").mkdir()
-    with pytest.raises(UserError, match=r"no \*.train.jsonl files there"): make_prefixes(run=str(tmp_path/"run"), data=str(tmp_path/"empty"))
+    with pytest.raises(UserError, match="holds no records"): make_prefixes(run=str(tmp_path/"run"), data=str(tmp_path/"empty"))
     with pytest.raises(UserError, match="no segmentation_"): make_prefixes(run=str(tmp_path/"run"), gold=str(tmp_path/"empty"))
 
 def test_job_learns_from_a_treebank(tmp_path):
@@ -76,17 +78,17 @@ def test_job_learns_from_a_treebank(tmp_path):
     (tmp_path/"segmentation_toy.jsonl").write_text("".join(lines), encoding="utf8")
     (tmp_path/"a.train.jsonl").write_text('{"text": "' + " ".join((s + " ")*4 + ("ב" + s + " ")*3 + ("מ" + s + " ")*3 for s in stems) + '"}\n', encoding="utf8")
     report = make_prefixes(run=str(tmp_path/"run"), data=str(tmp_path/"a.train.jsonl"), gold=str(tmp_path))
-    assert report["toy"]["F1"] > .9 and report["toy"]["words"] == sum(is_held_back(b + s) for b in "במ" for s in stems) > 5
+    assert report["toy"]["F1"] > .9 and report["toy"]["words"] == sum(is_held_out(b + s) for b in "במ" for s in stems) > 5
 
 @pytest.mark.skipif(not GOLD, reason="the larger data is not there")
-def test_words_held_back():
-    scores = measure_prefixes(shipped(), GOLD)
+def test_words_held_out():
+    scores = measure_prefixes(shipped_prefixes(), GOLD)
     assert scores["iahltwiki_dev"]["F1"] > .93 and scores["iahltknesset_dev"]["F1"] > .93
 
 @pytest.mark.skipif(not GOLD, reason="the larger data is not there")
 def test_the_rule_of_counts_does_less_well():
-    counts_only = Prefixes(shipped().words, shipped().counts, shipped().company)
+    counts_only = Prefixes(shipped_prefixes().words, shipped_prefixes().counts, shipped_prefixes().contexts)
     for name, words in read_gold(GOLD).items():
-        held = [w for w in words if is_held_back(w)]
-        rule, scorer = (boundary_scores(zip(choose(p, held), map(words.get, held)))["F1"] for p in (counts_only, shipped()))
+        held = [w for w in words if is_held_out(w)]
+        rule, scorer = (boundary_scores(zip(best_readings(p, held), map(words.get, held)))["F1"] for p in (counts_only, shipped_prefixes()))
         assert .8 < rule < scorer

@@ -5,10 +5,12 @@ import numpy as np, pytest, sentencepiece, torch
 from hypothesis import example, given, settings, strategies as st
 from hebrewgpt_nb import tokenizer as T
 from hebrewgpt_nb.core import UserError, sample_dir, sha256_file
-from hebrewgpt_nb.text.prefixes import readings
+from hebrewgpt_nb.text.prefixes import STACKS, readings
+from hebrewgpt_nb.text.rules import longest_match, shortest_rules, split_table, write_signs
 from hebrewgpt_nb.text.shards import Shards
 from hebrewgpt_nb.text.sources import read_records, write_records
-from hebrewgpt_nb.tokenizer import KINDS, Tokenizer, encode_prompt, format_prompt, longest_rule, make_tokenizer, measure_tokenizer, shortest_rules, show_pieces, thin, train_tokenizer, write_signs
+from hebrewgpt_nb.tokenizer import KINDS, Tokenizer, encode_prompt, format_prompt, make_tokenizer, measure_tokenizer
+from hebrewgpt_nb.tokenizer import show_pieces, subsample, train_tokenizer
 
 os.environ["HEBREWGPT_QUIET"] = "1"
 TEXTS = [r["text"] for r in read_records(sample_dir()/"pretrain")]
@@ -33,7 +35,7 @@ def foreign(tmp_path_factory):
 
 # -- nothing is lost
 
-PARTS = [*T.SIGNS.values(), T.BREAK, " ה", " וה", " הבית", "\u2581", "\u2585", "<s>", "</s>", "<unk>", "<pad>", "<0x41>", *T.CONTROLS, *T.HEADINGS, "\n", "\r\n", "\t", "\x00", " ", "  ", "\u00a0", "\u200f", "שלום", "בְּרֵאשִׁית", "12", "🙂", "漢", "e\u0301", "\ufdd0", "\U0010ffff", " ⁇ "]
+PARTS = [*T.SIGNS.values(), T.BOUNDARY, " ה", " וה", " הבית", "\u2581", "\u2585", "<s>", "</s>", "<unk>", "<pad>", "<0x41>", *T.CONTROLS, *T.HEADINGS, "\n", "\r\n", "\t", "\x00", " ", "  ", "\u00a0", "\u200f", "שלום", "בְּרֵאשִׁית", "12", "🙂", "漢", "e\u0301", "\ufdd0", "\U0010ffff", " ⁇ "]
 texts = st.lists(st.one_of(st.text(max_size=8), st.sampled_from(PARTS)), max_size=8).map("".join)
 
 @settings(max_examples=500, deadline=None)
@@ -66,7 +68,7 @@ def test_rules_make_a_prefix_a_sign_and_the_stem_the_piece_of_its_own(stock):
     assert alone == [*behind[:-1], sign, behind[-1]] or alone[-len(behind[1:]):] == behind[1:] and sign in alone
 
 def test_boundaries_join_nothing_across_a_prefix(stock):
-    table = T.split_table(Counter(w for t in TEXTS for w in T.WORD.findall(t)))
+    table = split_table(Counter(w for t in TEXTS for w in T.WORD.findall(t)))
     whole = {w for w in table if len(stock["boundaries"].encode(f" {w}")) == 1}
     assert len(whole) < len({w for w in table if len(stock["plain"].encode(f" {w}")) == 1})/2 # some are other words' beginnings
 
@@ -80,14 +82,14 @@ words = st.dictionaries(st.text("והבא", min_size=1, max_size=5), st.integers
 @given(counts=words, choices=st.randoms(use_true_random=False), price=st.integers(0, 12))
 def test_rules_cost_no_more_than_any_other(counts, choices, price):
     table = {w: s for w in counts if (s := choices.choice(readings(w)))}
-    def cost(rules): return price*len(rules) + sum(n for w, n in counts.items() if longest_rule(rules, w) != table.get(w, ()))
+    def cost(rules): return price*len(rules) + sum(n for w, n in counts.items() if longest_match(rules, w) != table.get(w, ()))
     rules = shortest_rules(table, Counter(counts), price)
     keys = [w[:n] for w in counts for n in range(1, len(w) + 1)]
     for _ in range(20):
         other = dict(rules)
         for key in choices.sample(keys, min(3, len(keys))):
             if key in other: del other[key]
-            else: other[key] = choices.choice([(), *(T.STACKS[key[:n]] for n in range(1, len(key) + 1) if key[:n] in T.STACKS)])
+            else: other[key] = choices.choice([(), *(STACKS[key[:n]] for n in range(1, len(key) + 1) if key[:n] in STACKS)])
         assert cost(rules) <= cost(other)
     assert price or cost(rules) == 0
 
@@ -145,14 +147,14 @@ def test_long_lines_are_not_dropped(tmp_path):
     line = " ".join(["קטיפה"] * 2000) # 22 kB, and the word stands nowhere else
     assert len(Tokenizer(train_tokenizer([line, *TEXTS], tmp_path/"t.model", 600)).encode(" קטיפה")) == 1
 
-def test_thin_is_even_and_ordered():
+def test_subsample_is_even_and_ordered():
     docs = [f"{n:04d} " + "מילה " * (n % 7) for n in range(2000)]
-    kept = thin(docs, 20_000)
+    kept = subsample(docs, 20_000)
     assert kept == sorted(kept) and 15_000 < sum(len(t.encode()) for t in kept) <= 20_000
     thirds = [sum(lo <= int(t[:4]) < lo + 500 for t in kept) for lo in range(0, 2000, 500)]
-    assert min(thirds) > len(kept)/8 and set(kept) != set(thin(docs, 20_000, seed=1))
+    assert min(thirds) > len(kept)/8 and set(kept) != set(subsample(docs, 20_000, seed=1))
 
-def test_thin_keeps_one_at_least(): assert len(thin(["א" * 100, "ב" * 100], 10)) == 1
+def test_subsample_keeps_one_at_least(): assert len(subsample(["א" * 100, "ב" * 100], 10)) == 1
 
 def test_vocabulary_too_large(tmp_path):
     with pytest.raises(UserError, match=r"vocab_size is 90000: too large for this corpus; the largest possible is \d+") as e: train_tokenizer(TEXTS, tmp_path/"t.model", 90_000)
