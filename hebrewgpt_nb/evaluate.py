@@ -30,7 +30,7 @@ def evaluate_bundle(bundle: str | Path, # or a run that holds one
                     max_new_tokens: int=60, seed: int=0, # as in `evaluate`
                     device: str="auto", # auto, cpu, cuda
                     dtype: str="auto", # auto (as saved), float32, bfloat16
-                   ) -> dict: # context, metrics (name -> value, unit, better, n, error), answers, faults, left_out, bad_lines
+                   ) -> dict: # context, metrics (name -> as of `make_metric`), answers, faults, left_out, bad_lines
     "Measure one bundle; raises `UserError` for anything missing or torn."
     if generations < 1: raise UserError(f"generations is {generations}: give 1 or more")
     inputs = Inputs(data, examples, choices, limit, generations, max_new_tokens, seed)
@@ -106,8 +106,8 @@ def exchanges(base: dict, instruct: dict, n: int=10) -> list[dict]: # instructio
     return [e | dict(base=a["text"], instruct=b["text"]) for e, (a, b) in zip(asked, pairs)]
 
 # %% ../nbs/06_eval.ipynb #6e077ef7
-LEGEND = ("Better (▲), worse (▼), within two standard errors (=), not comparable (?). Choices are scored by likelihood, "
-          "not parsed from free text; the headline is letter and text together.")
+LEGEND = ("Better (▲), worse (▼), within two standard errors (=), not comparable (?). "
+          "Choices are scored by likelihood, not parsed from free text; the headline is letter and text together.")
 
 def list_counts(counts: dict) -> str:
     "Counts by name in one line, such as `3 empty, 1 not Hebrew`."
