@@ -88,7 +88,7 @@ def best_choice(scores: list[Scores], by: str) -> int:
 # %% ../nbs/engine/8_grading.ipynb #c5914520
 def answer_choices(model, tok, questions: list[dict], # from `read_choices`
                    tick=lambda n: None, # called with 1 after each question
-                  ) -> list[dict]: # group, chance, answer and text (1 if right), of each question that fits into the context
+                  ) -> list[dict]: # group, chance, answer and text (1 if right); none for a question too long
     "Let the model choose."
     graded = []
     for q in questions:
@@ -127,7 +127,8 @@ def choice_accuracy(model, tok, questions: list[dict], # from `read_choices`
     "Accuracy on choice questions, scored by likelihood; raises `UserError` if none fits into the context."
     graded, context = answer_choices(model, tok, questions, tick), model.cfg.context
     if graded: return accuracy_by_group(graded, questions)
-    raise UserError(f"all {len(questions)} questions are longer than the context of {context} tokens: give shorter ones")
+    raise UserError(f"all {len(questions)} questions are longer than the context of {context} tokens: "
+                    "give shorter ones")
 
 # %% ../nbs/engine/8_grading.ipynb #1926a04e
 @dataclass(frozen=True)

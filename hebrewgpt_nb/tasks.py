@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TASKS', 'take_evenly', 'find_choices', 'read_valid', 'by_source', 'first_words', 'Inputs', 'TaskResult', 'Task',
            'no_tick', 'source_metrics', 'token_metrics', 'text_metrics', 'with_skipped', 'answer_metrics', 'repetition',
-           'continuation_metrics', 'reply_metrics', 'accuracy_metrics', 'choice_metrics', 'count_items', 'headlines',
-           'measure']
+           'continuation_metrics', 'reply_to', 'reply_metrics', 'accuracy_metrics', 'choice_metrics', 'count_items',
+           'headlines', 'measure']
 
 # %% ../nbs/engine/9_tasks.ipynb #c8de9d0a
 import itertools, math
@@ -97,6 +97,7 @@ class TaskResult:
     details: dict = field(default_factory=dict) # more for the report: name -> anything that JSON holds
     left_out: dict[str, str] = field(default_factory=dict) # beginning of a metric's name -> why it is not there
 
+# %% ../nbs/engine/9_tasks.ipynb #25be2b05
 @dataclass(frozen=True)
 class Task:
     "Something that models are measured on."
@@ -173,12 +174,18 @@ def continuation_metrics(model, tok, prompts: list[str], inputs: Inputs, tick=no
     return TaskResult({"repetition": repetition(texts)})
 
 # %% ../nbs/engine/9_tasks.ipynb #e9039019
+def reply_to(model, tok, e: dict, # instruction, input, output
+             max_new_tokens: int) -> dict: # with text, finish_reason, fault
+    "Answer an instruction."
+    reply = complete(model, tok, encode_prompt(tok, e["instruction"], e["input"]), max_new_tokens)
+    return e | vars(reply) | dict(fault=format_fault(reply, e["output"]))
+
+# %% ../nbs/engine/9_tasks.ipynb #7a50a6bb
 def reply_metrics(model, tok, examples: list[dict], inputs: Inputs, tick=no_tick) -> TaskResult:
     "Answer instructions, and count repetitions and what keeps the form."
     answers = []
     for e in examples:
-        reply = complete(model, tok, encode_prompt(tok, e["instruction"], e["input"]), inputs.max_new_tokens)
-        answers.append(e | vars(reply) | dict(fault=format_fault(reply, e["output"])))
+        answers.append(reply_to(model, tok, e, inputs.max_new_tokens))
         tick(1)
     kept = [float(a["fault"] is None) for a in answers]
     metrics = {"repetition of answers": repetition([a["text"] for a in answers]),
