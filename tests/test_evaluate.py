@@ -1,7 +1,7 @@
-"Evaluation: figures against plain loops, the same twice, and one clear line for each thing that is wrong."
+"Evaluation: metrics against plain loops, the same twice, and one clear line for each thing that is wrong."
 import json, math, os, subprocess, sys
 import pytest, torch
-import hebrewgpt_nb.evaluate as E
+import hebrewgpt_nb.evaluate as E, hebrewgpt_nb.grading as G, hebrewgpt_nb.tasks as T
 from hebrewgpt_nb.bundle import save_bundle
 from hebrewgpt_nb.core import UserError, read_json, sample_dir, read_stamp
 from hebrewgpt_nb.text.sources import Quarantine, read_records
@@ -37,28 +37,28 @@ def nats_of(model, ids, start):
 
 def test_choices_are_those_of_a_plain_loop(place):
     model, tok = loaded(place)
-    questions = E.read_choices(sample_dir()/"eval"/"choices.jsonl")[:6]
-    done = E.answer_choices(model, tok, questions)
+    questions = G.read_choices(sample_dir()/"eval"/"choices.jsonl")[:6]
+    done = G.answer_choices(model, tok, questions)
     for q, found in zip(questions, done):
-        prompt = E.choice_prompt(tok, q)
-        answers = [nats_of(model, prompt + tok.encode(a), len(prompt)) for a in E.lettered(q["choices"])]
+        prompt = G.choice_prompt(tok, q)
+        answers = [nats_of(model, prompt + tok.encode(a), len(prompt)) for a in G.letter_choices(q["choices"])]
         texts = [nats_of(model, prompt + tok.encode(c), len(prompt)) / len(c.encode()) for c in q["choices"]]
         assert found == dict(group="choice", chance=.25, answer=int(answers.index(min(answers)) == q["answer_index"]), text=int(texts.index(min(texts)) == q["answer_index"]))
-        for got, expected in zip(E.choice_scores(model, tok, prompt, E.lettered(q["choices"])), answers): assert abs(got.nats - expected) < 1e-3 * expected
+        for got, expected in zip(G.choice_scores(model, tok, prompt, G.letter_choices(q["choices"])), answers): assert abs(got.nats - expected) < 1e-3 * expected
     assert {d["answer"] for d in done} | {d["text"] for d in done} == {0, 1} # else the comparison would be empty
 
 def test_the_right_answer_is_found_where_the_index_points(place):
     model, tok = loaded(place)
-    questions = E.read_choices(sample_dir()/"eval"/"choices.jsonl")[:8]
-    chosen = [E.pick(E.choice_scores(model, tok, E.choice_prompt(tok, q), E.lettered(q["choices"])), "nats") for q in questions]
-    always = E.choice_accuracy(model, tok, [q | {"answer_index": i} for q, i in zip(questions, chosen)])["all"]
-    never = E.choice_accuracy(model, tok, [q | {"answer_index": (i + 1) % 4} for q, i in zip(questions, chosen)])["all"]
+    questions = G.read_choices(sample_dir()/"eval"/"choices.jsonl")[:8]
+    chosen = [G.best_choice(G.choice_scores(model, tok, G.choice_prompt(tok, q), G.letter_choices(q["choices"])), "nats") for q in questions]
+    always = G.choice_accuracy(model, tok, [q | {"answer_index": i} for q, i in zip(questions, chosen)])["all"]
+    never = G.choice_accuracy(model, tok, [q | {"answer_index": (i + 1) % 4} for q, i in zip(questions, chosen)])["all"]
     assert (always["accuracy"], never["accuracy"], always["chance"], always["n"]) == (1, 0, .25, 8)
 
 def test_groups_make_up_the_whole(place):
     model, tok = loaded(place)
-    questions = [q | {"group": "sib" if i % 3 else "theory"} for i, q in enumerate(E.read_choices(sample_dir()/"eval"/"choices.jsonl")[:9])]
-    report = E.choice_accuracy(model, tok, questions)
+    questions = [q | {"group": "sib" if i % 3 else "theory"} for i, q in enumerate(G.read_choices(sample_dir()/"eval"/"choices.jsonl")[:9])]
+    report = G.choice_accuracy(model, tok, questions)
     assert list(report) == ["all", "sib", "theory"] and (report["sib"]["n"], report["theory"]["n"]) == (6, 3)
     assert math.isclose(9 * report["all"]["accuracy"], 6 * report["sib"]["accuracy"] + 3 * report["theory"]["accuracy"])
     a = report["all"]
@@ -66,10 +66,10 @@ def test_groups_make_up_the_whole(place):
 
 def test_a_question_longer_than_the_context_is_counted(place):
     model, tok = loaded(place)
-    question = E.read_choices(sample_dir()/"eval"/"choices.jsonl")[0]
-    report = E.choice_accuracy(model, tok, [question, question | {"question": "מה? " * 400}])["all"]
+    question = G.read_choices(sample_dir()/"eval"/"choices.jsonl")[0]
+    report = G.choice_accuracy(model, tok, [question, question | {"question": "מה? " * 400}])["all"]
     assert (report["n"], report["skipped"]) == (1, 1)
-    with pytest.raises(UserError, match="longer than the context"): E.choice_accuracy(model, tok, [question | {"question": "מה? " * 400}])
+    with pytest.raises(UserError, match="longer than the context"): G.choice_accuracy(model, tok, [question | {"question": "מה? " * 400}])
 
 @pytest.mark.parametrize("line, reason", [
     (b"{", "not JSON"), (b"[1]", "not a JSON object"), (b"\xff", "not UTF-8"), (b"", "not JSON"),
@@ -80,56 +80,95 @@ def test_a_bad_question_is_counted(tmp_path, line, reason):
     good, path, aside = dict(id="sib-1", question="מה?", choices=["כן", "לא"], answer_index=0), tmp_path/"choices.jsonl", Quarantine()
     bad = line if isinstance(line, bytes) else json.dumps(good | line).encode()
     path.write_bytes(b"\n".join([json.dumps(good).encode(), bad, json.dumps(good).encode()]))
-    assert [q["group"] for q in E.read_choices(path, aside)] == ["sib", "sib"]
+    assert [q["group"] for q in G.read_choices(path, aside)] == ["sib", "sib"]
     assert len(aside) == 1 and aside[0]["line"] == 2 and reason in aside[0]["reason"]
-    with pytest.warns(UserWarning, match="1 lines put aside"): E.read_choices(path)
+    with pytest.warns(UserWarning, match="1 lines put aside"): G.read_choices(path)
 
 def test_a_file_without_questions_is_named(tmp_path):
     (tmp_path/"choices.jsonl").write_text("")
-    with pytest.raises(UserError, match="not one good line"): E.read_choices(tmp_path/"choices.jsonl")
-    with pytest.raises(UserError, match="none.jsonl"): E.read_choices(tmp_path/"none.jsonl")
+    with pytest.raises(UserError, match="not one good line"): G.read_choices(tmp_path/"choices.jsonl")
+    with pytest.raises(UserError, match="none.jsonl"): G.read_choices(tmp_path/"none.jsonl")
     with pytest.raises(UserError, match="holds 2 files"):
         (tmp_path/"multiple_choice_dev.jsonl").write_text("")
-        E.find_choices(str(tmp_path))
+        T.find_choices(str(tmp_path))
 
 # --- writing ---------------------------------------------------------------------------------------
 
 def test_how_a_text_ends_is_known(place):
     model, tok = loaded(place)
     prompt = [tok.bos_id, *tok.encode("שלום")]
-    for token, end in ((tok.eos_id, "end"), (tok.heading_ids[0], "heading"), (tok.pad_id, "heading"), (tok.encode("א")[0], "limit")):
+    for token, end in ((tok.eos_id, "stop"), (tok.heading_ids[0], "heading"), (tok.pad_id, "heading"), (tok.encode("א")[0], "length")):
         class Stub(torch.nn.Module): # always prefers `token`
             cfg, tok_emb, make_cache = model.cfg, model.tok_emb, model.make_cache
             def hidden(self, tokens, docs=None, cache=None): return torch.zeros(*tokens.shape, model.cfg.width)
             def head(self, h): return torch.nn.functional.one_hot(torch.full(h.shape[:-1], token), 1024).float()
-        written = E.write(Stub(), tok, prompt, 5)
-        assert written == E.Written("אאאאא" if end == "limit" else "", end)
+        written = G.complete(Stub(), tok, prompt, 5)
+        assert written == G.Completion("אאאאא" if end == "length" else "", end)
 
-@pytest.mark.parametrize("text, end, reference, fault", [
-    ("כן.", "end", "לא.", None), ("12", "end", "12", None), ("12", "end", "שתים עשרה", "not Hebrew"), ("yes", "end", "yes", None), (" \n", "end", "כן", "empty"), ("", "limit", "כן", "empty"),
-    ("כן ###תשובה", "end", "כן", "writes a heading"), ("", "heading", "כן", "writes a heading"), ("כן ## כותרת", "end", "כן", None), ("כן וכן", "limit", "כן", "does not end")])
-def test_the_form_of_an_answer(text, end, reference, fault): assert E.format_fault(E.Written(text, end), reference) == fault
+@pytest.mark.parametrize("text, finish_reason, reference, fault", [
+    ("כן.", "stop", "לא.", None), ("12", "stop", "12", None), ("12", "stop", "שתים עשרה", "not Hebrew"), ("yes", "stop", "yes", None), (" \n", "stop", "כן", "empty"), ("", "length", "כן", "empty"),
+    ("כן ###תשובה", "stop", "כן", "writes a heading"), ("", "heading", "כן", "writes a heading"), ("כן ## כותרת", "stop", "כן", None), ("כן וכן", "length", "כן", "does not end")])
+def test_the_form_of_an_answer(text, finish_reason, reference, fault): assert G.format_fault(G.Completion(text, finish_reason), reference) == fault
 
-# --- figures ---------------------------------------------------------------------------------------
+# --- metrics ---------------------------------------------------------------------------------------
 
 def test_texts_are_scored_as_by_a_plain_loop(place):
     model, tok = loaded(place)
     texts = dict(news=["שלום לכולם", "בוקר טוב"], law=["סעיף ראשון: הגדרות."])
-    figures = E.text_figures(model, tok, texts, context=64)
+    records = [dict(source=s, text=t) for s, ts in texts.items() for t in ts]
+    metrics = T.text_metrics(model, tok, records, T.Inputs(context=64)).metrics
     nats, counts = {}, {}
     for s, ts in texts.items():
         ids = [[tok.bos_id, *tok.encode(t), tok.eos_id] for t in ts]
         nats[s], counts[s] = sum(nats_of(model, i, 1) for i in ids), sum(len(i) - 1 for i in ids)
     bits = {s: nats[s] / math.log(2) / sum(len(t.encode()) for t in ts) for s, ts in texts.items()}
-    assert math.isclose(figures["bits per byte"]["value"], sum(bits.values()) / 2, rel_tol=1e-4)
-    assert math.isclose(figures["bits per byte: law"]["value"], bits["law"], rel_tol=1e-4)
-    assert math.isclose(figures["perplexity"]["value"], math.exp(sum(nats.values()) / sum(counts.values())), rel_tol=1e-3)
-    assert figures["perplexity"]["n"] == dict(texts=3, tokens=sum(counts.values())) and figures["perplexity by word"]["n"]["words"] == 7
+    assert math.isclose(metrics["bits per byte"]["value"], sum(bits.values()) / 2, rel_tol=1e-4)
+    assert math.isclose(metrics["bits per byte: law"]["value"], bits["law"], rel_tol=1e-4)
+    assert math.isclose(metrics["perplexity"]["value"], math.exp(sum(nats.values()) / sum(counts.values())), rel_tol=1e-3)
+    assert metrics["perplexity"]["n"] == dict(texts=3, tokens=sum(counts.values())) and metrics["perplexity by word"]["n"]["words"] == 7
 
-def test_examples_are_spread_and_missing_inputs_named(tmp_path):
-    assert E.spread(list(range(100)), 4) == [0, 25, 50, 75] and E.spread([1, 2], 4) == [1, 2]
+def test_examples_are_taken_evenly_and_missing_inputs_named(tmp_path):
+    assert T.take_evenly(list(range(100)), 4) == [0, 25, 50, 75] and T.take_evenly([1, 2], 4) == [1, 2]
     (tmp_path/"a.train.jsonl").write_text('{"text": "שלום"}\n')
-    with pytest.raises(UserError, match="no validation records"): E.read_inputs(data=str(tmp_path))
+    with pytest.raises(UserError, match="no validation records"): T.Inputs(data=str(tmp_path)).texts
+    (tmp_path/"a.valid.jsonl").write_text('{"text": " "}\n')
+    with pytest.raises(UserError, match="hold no text"): T.Inputs(data=str(tmp_path)).texts
+
+def test_continuations_begin_source_after_source():
+    texts = dict(news=["אחת שתיים שלוש", "ארבע"], law=["חמש"])
+    assert T.first_words(texts, 5, words=2) == ["אחת שתיים", "חמש", "ארבע", "חמש", "אחת שתיים"]
+
+# --- tasks -----------------------------------------------------------------------------------------
+
+def test_a_task_is_one_entry(place, monkeypatch):
+    "Progress, report, table, headlines and page follow from the list."
+    def count_letters(model, tok, prompts, inputs, tick):
+        tick(len(prompts))
+        return T.TaskResult({"letters": G.mean_metric([len(p) for p in prompts], "letters", "higher", "texts")}, dict(seen=prompts))
+    monkeypatch.setattr(T, "TASKS", [*T.TASKS, T.Task("letters", lambda inputs: inputs.prompts, count_letters, ("letters",))])
+    result = evaluate(**arguments(place, "toy"))
+    report, progress = read_json(place/"toy"/"report.json"), read_json(place/"toy"/"progress.json")
+    assert result["letters"]["better"] == "=" and report["rows"][-1]["metric"] == "letters" and len(report["base"]["seen"]) == 3
+    assert "| letters " in (place/"toy"/"report.md").read_text(encoding="utf8") and progress["done"] == progress["total"]
+    monkeypatch.undo()
+    plain = E.evaluate_bundle(place/"base", examples=str(place/"tuned"/"test.jsonl"), generations=3, max_new_tokens=12, device="cpu")
+    assert json.loads(json.dumps(plain)) == {k: v for k, v in report["base"].items() if k != "seen"} | {"metrics": {k: v for k, v in report["base"]["metrics"].items() if k != "letters"}}
+
+def test_the_metrics_are_those_of_the_parts(place):
+    "What the list of tasks reports, and in which order, from the functions that it is made of."
+    evaluate(**arguments(place, "one"))
+    model, tok = loaded(place)
+    inputs = T.Inputs(examples=str(place/"tuned"/"test.jsonl"))
+    sources, scores = T.by_source(inputs.texts), T.score_texts(model, tok, [t["text"] for t in inputs.texts])
+    answers, accuracy = T.score_answers(model, tok, inputs.test), G.choice_accuracy(model, tok, inputs.questions)["all"]
+    metrics = read_json(place/"one"/"report.json")["base"]["metrics"]
+    names = ["bits per byte", *(f"bits per byte: {s}" for s in sources), "perplexity", "perplexity by word", "top-1", "top-5", "answers: perplexity", "answers: bits per byte",
+             "repetition", "repetition of answers", "format kept", "choices", "choices (text alone)"]
+    assert list(metrics) == names
+    found = [metrics[n]["value"] for n in ("perplexity", "top-5", "answers: perplexity", "choices", "choices (text alone)")]
+    expected = [scores.perplexity, scores.top5_accuracy, answers.perplexity, accuracy["accuracy"], accuracy["text_accuracy"]]
+    assert all(math.isclose(a, b, rel_tol=1e-5) for a, b in zip(found, expected))
+    assert metrics["choices"] == dict(value=accuracy["accuracy"], unit="share right, chance 0.25", better="higher", n=dict(questions=40), error=accuracy["error"])
 
 # --- the stage -------------------------------------------------------------------------------------
 
@@ -141,11 +180,11 @@ def test_a_bundle_against_itself_differs_in_nothing(place):
 
 def test_the_same_twice_and_all_files(place):
     results = [evaluate(**arguments(place, run)) for run in ("one", "two")]
-    assert results[0] == results[1] and set(results[0]) == set(E.HEADLINES)
+    assert results[0] == results[1] and list(results[0]) == T.headlines()
     for name in ("report.json", "report.md", "exchanges.json"): assert (place/"one"/name).read_bytes() == (place/"two"/name).read_bytes()
     report = read_json(place/"one"/"report.json")
-    assert report["base"]["figures"] != report["instruct"]["figures"]
-    assert all(r["n"] for r in report["rows"]) and {r["figure"] for r in report["rows"] if r["base_error"] is None} >= {"bits per byte", "perplexity"}
+    assert report["base"]["metrics"] != report["instruct"]["metrics"]
+    assert all(r["n"] for r in report["rows"]) and {r["metric"] for r in report["rows"] if r["base_error"] is None} >= {"bits per byte", "perplexity"}
     progress = read_json(place/"one"/"progress.json")
     assert progress["done"] == progress["total"] > 0
     assert read_stamp(place/"one")["result"] == results[0]
@@ -168,12 +207,35 @@ def test_bad_test_examples_are_shown(place, tmp_path):
     assert read_json(place/"bad"/"report.json")["base"]["bad_lines"] == {"no instruction or no output": 1}
     assert "Lines put aside: 1 no instruction or no output" in (place/"bad"/"report.md").read_text(encoding="utf8")
 
-def test_per_token_figures_of_two_tokenizers_are_not_compared():
-    few, many = (E.figure(p, "per token", "lower", dict(tokens=n)) for p, n in ((20., 100), (10., 150)))
-    assert E.verdict(few, many) == "?" and E.verdict(few, few | {"value": 10.}) == "▲"
+def test_per_token_metrics_of_two_tokenizers_are_not_compared():
+    few, many = (G.make_metric(p, "per token", "lower", dict(tokens=n)) for p, n in ((20., 100), (10., 150)))
+    assert E.compare_metrics(few, many) == "?" and E.compare_metrics(few, few | {"value": 10.}) == "▲"
+
+def test_any_two_bundles_and_any_text(place, tmp_path):
+    "A base with another tokenizer and a short context, one short validation text, bfloat16."
+    train_tokenizer([r["text"] for r in read_records(sample_dir()/"pretrain")], tmp_path/"tokenizer.model", vocab_size=700)
+    save_bundle(fill(HebrewGPT(get_preset("tiny", vocab_size=700, context=32, pattern="A")), 5).eval(), Tokenizer(tmp_path/"tokenizer.model"), tmp_path/"short"/"bundle")
+    (tmp_path/"data").mkdir()
+    (tmp_path/"data"/"news.valid.jsonl").write_text('{"text": "שלום"}\n', encoding="utf8")
+    result = evaluate(**arguments(place, "any", base=str(tmp_path/"short"), data=str(tmp_path/"data"), examples=4, generations=1, max_new_tokens=1, seed=7, dtype="bfloat16"))
+    report, page = read_json(place/"any"/"report.json"), (place/"any"/"report.md").read_text(encoding="utf8")
+    assert "choices" not in result and "choices" in report["instruct"]["metrics"] and result["perplexity"]["better"] in "?▲▼"
+    assert report["base"]["context"] == report["instruct"]["context"] == 32 and report["base"]["metrics"]["bits per byte"]["n"] == dict(sources=1, texts=1, bytes=8)
+    assert "- base: choices, all 40 questions are longer than 32 tokens" in page
+
+def test_what_a_report_does_not_explain_is_refused():
+    one = dict(metrics={"perplexity": G.make_metric(2., "per token", "lower", dict(tokens=9))}, left_out={})
+    two = dict(metrics=one["metrics"] | {"bits per byte: law": G.make_metric(2., "bits/byte", "lower", dict(bytes=9))}, left_out={})
+    with pytest.raises(UserError, match=r"different metrics \(bits per byte: law\)"): E.compare_table(one, two)
+    assert len(E.compare_table(one | {"left_out": {"bits per byte: law": "no reason"}}, two)) == 1
+
+def test_what_is_not_given_is_trained_below_the_run(place):
+    evaluate(**arguments(place, "trained", bundle="", examples=4, generations=1))
+    assert E.model_context(place/"trained"/"instruct") == 256 and (place/"trained"/"instruct"/"test.jsonl").exists()
+    assert read_json(place/"trained"/"report.json")["instruct"]["metrics"]["answers: perplexity"]["n"]["examples"] == 4
 
 @pytest.mark.parametrize("changes, message", [
-    (dict(bundle=""), "bundle is empty"), (dict(base="runs/nowhere"), "base is runs/nowhere: no such file or folder"), (dict(sft="PLACE/base"), "no test.jsonl there"),
+    (dict(base="runs/nowhere"), "base is runs/nowhere: no such file or folder"), (dict(sft="PLACE/base"), "no test.jsonl there"),
     (dict(bundle="PLACE/base"), "holds no test.jsonl"), (dict(base="PLACE"), "no bundle there"), (dict(generations=0), "generations is 0"), (dict(examples=0), "examples is 0"),
     (dict(choices="PLACE/none.jsonl"), "none.jsonl"), (dict(data="PLACE/none"), "no such file or folder"), (dict(device="gpu"), "choose one of auto, cpu, cuda")])
 def test_wrong_parameters_are_one_line(place, changes, message):
