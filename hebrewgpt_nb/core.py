@@ -7,7 +7,8 @@ __all__ = ['ABOVE', 'FROM', 'PositiveInt', 'PositiveFloat', 'NonNegativeInt', 'N
            'InputPath', 'Device', 'Dtype', 'UserError', 'project_root', 'resolve', 'sample_dir', 'real_data_dir',
            'write_atomic', 'write_json', 'read_json', 'read_jsonl', 'replace_folder', 'fingerprint', 'sha256_file',
            'Rule', 'is_input', 'is_folder_name', 'check_value', 'base_type', 'kinds_of', 'inputs_of',
-           'check_parameters', 'stage_key', 'read_stamp', 'stage', 'module_name', 'yes_or_no', 'cli', 'Progress', 'rtl']
+           'check_parameters', 'stage_key', 'read_stamp', 'stage', 'module_name', 'yes_or_no', 'cli', 'Progress', 'rtl',
+           'pick_device']
 
 # %% ../nbs/core/0_core.ipynb #76db2fb6
 import argparse, ast, functools, hashlib, inspect, json, math, os, re, shutil, sys, time, typing
@@ -258,3 +259,12 @@ class rtl:
     def _repr_html_(self):
         import html
         return "".join(f'<p dir="rtl" style="text-align:right;white-space:pre-wrap">{html.escape(t)}</p>' for t in self.texts)
+
+# %% ../nbs/core/0_core.ipynb #0b3ba6b8
+def pick_device(device: str="auto") -> str: # cpu or cuda
+    "`auto` is CUDA where there is one; raises `UserError` for CUDA where there is none."
+    import torch # a second that only those pay who compute
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda: raise UserError("device is cuda: no CUDA device is here; use auto or cpu")
+    if device != "auto": return device
+    return "cuda" if has_cuda else "cpu"
