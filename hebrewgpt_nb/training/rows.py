@@ -9,6 +9,7 @@ __all__ = ['balanced_shares', 'named_shares', 'count_before', 'file_stats', 'Row
 # %% ../../nbs/training/1_rows.ipynb #16c52197
 import math
 from dataclasses import dataclass
+from pathlib import Path
 import numpy as np, torch
 from ..core import UserError
 from ..text.shards import MAX_EPOCHS, Shards, mix_order, plan_mixture
@@ -36,7 +37,7 @@ def named_shares(tokens: dict[str, int], # tokens of each source
         for s in members[name]: shares[s] += share * tokens[s] / group_tokens
     return shares
 
-# %% ../../nbs/training/1_rows.ipynb #ebad77da
+# %% ../../nbs/training/1_rows.ipynb #390535b8
 def count_before(sources: np.ndarray, # (rows,) the source of each row, a number
                 ) -> np.ndarray: # (rows,)
     "How many earlier rows have the same source."
@@ -46,14 +47,14 @@ def count_before(sources: np.ndarray, # (rows,) the source of each row, a number
         seen[s] += 1
     return counts
 
-# %% ../../nbs/training/1_rows.ipynb #863f2825
+# %% ../../nbs/training/1_rows.ipynb #74a659f5
 def file_stats(path: Path) -> tuple | None: # size, time of the last change, inode
     "What changes when a file does, at no cost; None if it is gone."
     try: s = path.stat()
     except FileNotFoundError: return None
     return s.st_size, s.st_mtime_ns, s.st_ino
 
-# %% ../../nbs/training/1_rows.ipynb #0f683145
+# %% ../../nbs/training/1_rows.ipynb #102285da
 class RowPlan:
     "Where each row of a run is cut from: a pure function of the sizes of the sources, the seed and the row's number."
     def __init__(self, sizes: dict[str, int], # tokens of each source
@@ -130,7 +131,7 @@ def make_batch(rows: np.ndarray, # (B, T+1)
     docs = (tokens == bos_id).cumsum(1)
     return Batch(tokens, targets.masked_fill(targets == bos_id, -100), docs, origin)
 
-# %% ../../nbs/training/1_rows.ipynb #de6a61e1
+# %% ../../nbs/training/1_rows.ipynb #2f7607d0
 def rows_of_step(step: int,
                  per_step: int, # rows a step, all processes together
                  rank: int=0, size: int=1, # this process, of so many
@@ -139,7 +140,7 @@ def rows_of_step(step: int,
     first, last = rank * per_step // size, (rank + 1) * per_step // size
     return range(step * per_step, (step + 1) * per_step)[first:last]
 
-# %% ../../nbs/training/1_rows.ipynb #bfc8cc2b
+# %% ../../nbs/training/1_rows.ipynb #3d20c9e0
 def read_batch(rows: Rows, numbers: range, bos_id: int) -> Batch:
     "The rows of these numbers as a batch."
     places = ["{} at token {}".format(*rows.locate(i)) for i in numbers]
