@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROMPT', 'NOT_IN_KEY', 'valid_texts', 'check_texts', 'bpb_by_source', 'uniform_bpb', 'sample_text', 'make_evaluator',
-           'check_training', 'model_config', 'make_deterministic', 'new_model', 'keep_better_weights',
+           'model_config', 'check_training', 'make_deterministic', 'new_model', 'keep_better_weights',
            'without_compile', 'run_key', 'new_training', 'finish_training', 'train_model', 'local_inputs', 'pretrain',
            'estimate_cost']
 
@@ -22,6 +22,8 @@ from .training.loop import Training, fit, full_model, gather_state, launch, load
 from .training.loop import worker, wrap_distributed
 from .training.optim import Average, OptimizerName, Schedule, make_optimizer, schedule
 from .training.rows import Rows, step_batches
+
+# %% ../nbs/04_pretrain.ipynb #ff2c334c
 from .tokenizer import Tokenizer, make_tokenizer
 from .model import Preset, HebrewGPT, compile_blocks, count_parameters, forward_flops, get_preset
 from .bundle import check_weights, find_bundle, load_bundle, save_bundle
@@ -41,6 +43,7 @@ def valid_texts(data: str | Path, # folder of cleaned records
     if not limit: return texts
     return {source: [t[:limit // min(len(ts), 4)] for t in ts[:4]] for source, ts in texts.items()}
 
+# %% ../nbs/04_pretrain.ipynb #e4f4f93f
 def check_texts(tok: Tokenizer, texts: dict[str, list[str]]): # by source
     "Refuse texts that could not be scored; raises `UserError`."
     for source, ts in texts.items():
@@ -48,13 +51,14 @@ def check_texts(tok: Tokenizer, texts: dict[str, list[str]]): # by source
             if tok.decode(ids) != text:
                 raise UserError(f"validation text {n} of {source} is not what its tokens decode to: clean it first")
 
-# %% ../nbs/04_pretrain.ipynb #d31f88c0
+# %% ../nbs/04_pretrain.ipynb #0c983616
 def bpb_by_source(model, tok: Tokenizer, texts: dict[str, list[str]], # by source
                   context: int) -> dict[str, float]: # with `macro`, the plain mean
     "Bits per byte of each source, and their mean."
     each = {s: score_texts(model, tok, ts, context=context).bits_per_byte for s, ts in texts.items()}
     return each | {"macro": sum(each.values()) / len(each)}
 
+# %% ../nbs/04_pretrain.ipynb #9cb71bd7
 def uniform_bpb(tok: Tokenizer, texts: dict[str, list[str]], # by source
                ) -> dict[str, float]: # with `macro`, the plain mean
     "Bits per byte of a model that knows nothing: each token, and the end, as likely as any other."
@@ -73,6 +77,7 @@ def sample_text(model, tok: Tokenizer, max_new_tokens: int=24, seed: int=0) -> s
     if not ids: return ""
     return tok.decode(ids[1:]) + generate(model, tok, ids, max_new_tokens=max_new_tokens, seed=seed)
 
+# %% ../nbs/04_pretrain.ipynb #967f6db9
 def make_evaluator(tok: Tokenizer, texts: dict[str, list[str]], context: int): # for `fit`
     "A function that validates a model: bits per byte by source, and a sample."
     def evaluate(model):
@@ -81,6 +86,11 @@ def make_evaluator(tok: Tokenizer, texts: dict[str, list[str]], context: int): #
         sample = sample_text(model, tok) if math.isfinite(macro) else "" # there is nothing to sample from
         return dict(bpb=round(macro, 4), score=macro, sources={s: round(b, 4) for s, b in each.items()}, sample=sample)
     return evaluate
+
+# %% ../nbs/04_pretrain.ipynb #210c9b6f
+def model_config(p: SimpleNamespace, **changes):
+    "The model's shape: the preset, but for what the job says; positions beyond its rows would never be trained."
+    return get_preset(p.preset, context=p.context, dropout=p.dropout, rope_theta=p.rope_theta, **changes)
 
 # %% ../nbs/04_pretrain.ipynb #d823b6cd
 def check_training(p: SimpleNamespace): # the stage's parameters
@@ -95,16 +105,13 @@ def check_training(p: SimpleNamespace): # the stage's parameters
     if p.forward_tokens < p.context:
         raise UserError(f"forward_tokens is {p.forward_tokens}: a forward pass needs at least {row}")
 
-def model_config(p: SimpleNamespace, **changes):
-    "The model's shape: the preset, but for what the job says; positions beyond its rows would never be trained."
-    return get_preset(p.preset, context=p.context, dropout=p.dropout, rope_theta=p.rope_theta, **changes)
-
 # %% ../nbs/04_pretrain.ipynb #0b811754
 def make_deterministic():
     "Only kernels that add in the same order each time."
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
 
+# %% ../nbs/04_pretrain.ipynb #924ef02a
 def new_model(p: SimpleNamespace, tok: Tokenizer) -> HebrewGPT:
     "The model to train, from its seed or from a bundle; raises `UserError` if that has another shape."
     torch.manual_seed(p.seed)
@@ -133,7 +140,7 @@ def keep_better_weights(model: HebrewGPT, average: dict, # averaged weights, or 
     if kept == "last": load_weights(model, last)
     return dict(short_bpb=bpb, kept=kept)
 
-# %% ../nbs/04_pretrain.ipynb #cfdf35bf
+# %% ../nbs/04_pretrain.ipynb #de4e35db
 def without_compile(fn):
     "The function with compiled blocks run as they were written."
     @functools.wraps(fn)
@@ -141,7 +148,7 @@ def without_compile(fn):
         with torch.compiler.set_stance("force_eager"): return fn(*args)
     return run
 
-# %% ../nbs/04_pretrain.ipynb #313d6991
+# %% ../nbs/04_pretrain.ipynb #a595bbbd
 NOT_IN_KEY = ("run", "data", "tokenizer", "shards", "base", "checkpoints", "device", "save_every", "processes", "fsdp",
               "deterministic")
 
@@ -153,7 +160,7 @@ def run_key(params: dict, tok: Tokenizer, shards: Path) -> dict:
     if params["mixture"]: key["mixture"] = read_mixture(params["mixture"])
     return key
 
-# %% ../nbs/04_pretrain.ipynb #bf0da99b
+# %% ../nbs/04_pretrain.ipynb #04a88540
 def new_training(p: SimpleNamespace, tok: Tokenizer) -> Training:
     "Model, optimizer and average at the beginning of a run."
     model = new_model(p, tok)
@@ -161,6 +168,7 @@ def new_training(p: SimpleNamespace, tok: Tokenizer) -> Training:
     opt = make_optimizer(p.optimizer, model, p.lr, p.adam_lr, lookahead=p.lookahead)
     return Training(model, opt, Average() if p.swa else None, wrapped)
 
+# %% ../nbs/04_pretrain.ipynb #e8ae3175
 @without_compile
 def finish_training(p: SimpleNamespace, tok: Tokenizer, model: HebrewGPT, average: dict, # as of `keep_better_weights`
                     texts: dict[str, list[str]], short_texts: dict[str, list[str]]) -> dict: # bits per byte
@@ -194,7 +202,7 @@ def train_model(params: dict) -> dict: # those of the stage, with tokenizer, dat
     result = finish_training(p, tok, model, average, texts, short_texts)
     return result | dict(context=p.context, tokens=len(rows) * p.context, mixture=rows.plan)
 
-# %% ../nbs/04_pretrain.ipynb #3b136d8f
+# %% ../nbs/04_pretrain.ipynb #0c6d6194
 def local_inputs(run: str, data: str, tokenizer: str, shards: str) -> dict: # paths of data, tokenizer and shards
     "Where the inputs of a run lie on this machine."
     tokenizer = tokenizer or f"{run}/tokenizer/tokenizer.model"

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PLAIN_STATE', 'PEAKS', 'rank_and_size', 'all_reduce_sum', 'barrier', 'compute_dtype', 'autocast', 'accumulate',
-           'name_first_bad', 'trainable_parameters', 'load_weights', 'gather_state', 'Training', 'copy_weights',
-           'seed_step', 'train_step', 'clipped_gradients', 'product_rate', 'peak_flops', 'mfu', 'StopSignals',
-           'plot_metrics', 'LivePlot', 'TensorBoardLogger', 'format_duration', 'progress_note', 'RunMonitor',
-           'train_steps', 'lock_run', 'save_checkpoint', 'resume', 'full_model', 'validate', 'disk_errors', 'fit',
-           'wrap_distributed', 'start_processes', 'find_message', 'launch', 'stop_with_parent', 'worker']
+           'name_first_bad', 'trainable_parameters', 'load_weights', 'gather_state', 'copy_weights', 'EarlyStopping',
+           'Training', 'seed_step', 'clipped_gradients', 'train_step', 'product_rate', 'peak_flops', 'mfu',
+           'StopSignals', 'plot_metrics', 'show_picture', 'LivePlot', 'flatten_metrics', 'TensorBoardLogger',
+           'format_duration', 'progress_note', 'RunMonitor', 'train_steps', 'lock_run', 'save_checkpoint', 'resume',
+           'full_model', 'validate', 'disk_errors', 'fit', 'wrap_distributed', 'start_processes', 'find_message',
+           'launch', 'stop_with_parent', 'join_group', 'worker']
 
 # %% ../../nbs/training/4_loop.ipynb #7eb08954
 import fcntl, json, math, os, signal, subprocess, sys, threading, time
@@ -49,7 +50,7 @@ def autocast(device: str, dtype: str="auto"): # a context manager
     bf16 = compute_dtype(device, dtype) == "bfloat16"
     return torch.autocast(device, torch.bfloat16) if bf16 else nullcontext()
 
-# %% ../../nbs/training/4_loop.ipynb #3cb7080e
+# %% ../../nbs/training/4_loop.ipynb #fbca532a
 def accumulate(model, # what runs forward: the model, or DDP around it; gives the summed loss
                batches: list[Batch], # of this process
                device: str="cpu", dtype: str="float32",
@@ -71,6 +72,7 @@ def accumulate(model, # what runs forward: the model, or DDP around it; gives th
     if not math.isfinite(total): raise UserError(f"the loss is {total}, first in {name_first_bad(batches, losses)}")
     return total, int(scored)
 
+# %% ../../nbs/training/4_loop.ipynb #282a25ab
 def name_first_bad(batches: list[Batch], losses: list) -> str:
     "Which batch has a loss that is no number, and where its rows are from."
     for n, (b, loss) in enumerate(zip(batches, losses), 1):
@@ -87,15 +89,40 @@ def load_weights(model, weights: dict[str, torch.Tensor]): # whole
     "Put `weights` into the parameters that learn."
     for n, p in trainable_parameters(model).items(): p.copy_(shard_like(p, weights[n].to(p.device)))
 
+# %% ../../nbs/training/4_loop.ipynb #b50de298
 def gather_state(state):
     "A state with every tensor whole and in main memory."
     if isinstance(state, torch.Tensor): return to_full_tensor(state.detach()).cpu()
     if isinstance(state, dict): return {k: gather_state(v) for k, v in state.items()}
-    return [gather_state(v) for v in state] if isinstance(state, list | tuple) else state
+    if isinstance(state, list | tuple): return [gather_state(v) for v in state]
+    return state
+
+def copy_weights(model) -> dict[str, torch.Tensor]: # whole, in main memory
+    "A copy of the parameters that learn."
+    return {n: w.clone() for n, w in gather_state(trainable_parameters(model)).items()}
+
+# %% ../../nbs/training/4_loop.ipynb #25cfce1d
+@dataclass(kw_only=True)
+class EarlyStopping:
+    "The best validation so far, and when to stop."
+    best: float = math.inf # score, lower is better
+    best_weights: dict | None = None # kept only where training may stop early
+    num_bad_evals: int = 0 # validations since the best
+    stopped: bool = False # early
+
+    def record_score(self, score: float, # of a validation, lower is better
+                     model: torch.nn.Module, # that has it
+                     patience: int): # validations without a better score before stopping; 0: never
+        "Note a validation; the best weights are kept where there is patience to run out."
+        if score < self.best:
+            self.best, self.num_bad_evals = score, 0
+            self.best_weights = copy_weights(model) if patience else None
+        else: self.num_bad_evals += 1
+        self.stopped = 0 < patience <= self.num_bad_evals
 
 # %% ../../nbs/training/4_loop.ipynb #f4c0b572
 @dataclass
-class Training:
+class Training(EarlyStopping):
     "A model in training, and all that the rest of its run depends on."
     model: torch.nn.Module
     opt: ChainedOptimizer
@@ -103,19 +130,6 @@ class Training:
     wrapped: torch.nn.Module | None = None # what runs forward where that is not the model itself: DDP around it
     step: int = 0 # steps done
     tokens: int = 0 # tokens scored
-    best: float = math.inf # validation score
-    best_weights: dict | None = None # kept only where training may stop early
-    num_bad_evals: int = 0 # validations since the best
-    stopped: bool = False # early
-
-    def record_score(self, score: float, # of a validation, lower is better
-                     patience: int): # validations without a better score before stopping; 0: never
-        "Note a validation; the best weights are kept where there is patience to run out."
-        if score < self.best:
-            self.best, self.num_bad_evals = score, 0
-            self.best_weights = copy_weights(self.model) if patience else None
-        else: self.num_bad_evals += 1
-        self.stopped = 0 < patience <= self.num_bad_evals
 
     def state_dict(self) -> dict:
         "What a checkpoint holds; where tensors are divided, all processes call it."
@@ -133,17 +147,23 @@ class Training:
 
 PLAIN_STATE = ("step", "tokens", "best", "best_weights", "num_bad_evals", "stopped") # of `Training`
 
-def copy_weights(model) -> dict[str, torch.Tensor]: # whole, in main memory
-    "A copy of the parameters that learn."
-    return {n: w.clone() for n, w in gather_state(trainable_parameters(model)).items()}
-
 # %% ../../nbs/training/4_loop.ipynb #de584953
 def seed_step(seed: int, step: int):
     "Seed what is random in a step, in this process."
     sequence = np.random.SeedSequence([seed, step, rank_and_size()[0]])
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
-# %% ../../nbs/training/4_loop.ipynb #dc089b0b
+# %% ../../nbs/training/4_loop.ipynb #c658d812
+def clipped_gradients(t: Training, batches: list[Batch],
+                      device: str, dtype: str) -> tuple[float, int]: # as of `accumulate`
+    "`accumulate`, and the gradient's norm clipped to 1; raises `UserError` if it is no number."
+    loss, scored = accumulate(t.wrapped or t.model, batches, device, dtype)
+    norm = torch.nn.utils.clip_grad_norm_(trainable_parameters(t.model).values(), 1.)
+    norm = to_full_tensor(norm)
+    if not norm.isfinite(): raise UserError(f"the loss is {loss:.4f}, but its gradient is {norm}")
+    return loss, scored
+
+# %% ../../nbs/training/4_loop.ipynb #0896bb0e
 def train_step(t: Training, batches: list[Batch], # of this process
                factor: float=1., # of the peak learning rate
                seed: int=0, device: str="cpu", dtype: str="float32",
@@ -161,19 +181,7 @@ def train_step(t: Training, batches: list[Batch], # of this process
     speed = scored / (time.perf_counter() - begun)
     return dict(step=t.step, loss=round(loss, 7), tokens=t.tokens, tokens_per_s=round(speed), lr=t.opt.lr)
 
-def clipped_gradients(t: Training, batches: list[Batch],
-                      device: str, dtype: str) -> tuple[float, int]: # as of `accumulate`
-    "`accumulate`, and the gradient's norm clipped to 1; raises `UserError` if it is no number."
-    loss, scored = accumulate(t.wrapped or t.model, batches, device, dtype)
-    norm = torch.nn.utils.clip_grad_norm_(trainable_parameters(t.model).values(), 1.)
-    norm = to_full_tensor(norm)
-    if not norm.isfinite(): raise UserError(f"the loss is {loss:.4f}, but its gradient is {norm}")
-    return loss, scored
-
-# %% ../../nbs/training/4_loop.ipynb #19afde5f
-# dense bfloat16, FLOP/s, by the makers' data sheets
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "A10G": 70e12, "L40S": 362e12, "L4": 121e12}
-
+# %% ../../nbs/training/4_loop.ipynb #493399be
 def product_rate(device: str, dtype: str, # float32 or bfloat16
                  n: int=1024, seconds: float=.5) -> float: # FLOP/s
     "The best rate of some products of two (n, n) matrices; the first one warms up."
@@ -184,14 +192,20 @@ def product_rate(device: str, dtype: str, # float32 or bfloat16
         took.append(time.perf_counter() - begun)
     return 2 * n**3 / min(took[1:])
 
-def peak_flops(device: str="cpu", # cpu or cuda
-               dtype: str="float32", # of the products; auto: bfloat16 on CUDA, float32 elsewhere
-              ) -> float: # FLOP/s
-    "What the device can do: the maker's figure for bfloat16 where the table has the card, measured elsewhere."
-    name, dtype = torch.cuda.get_device_name() if device == "cuda" else "", compute_dtype(device, dtype)
-    known = next((peak for card, peak in PEAKS.items() if card in name), None)
-    return known if known and dtype == "bfloat16" else product_rate(device, dtype)
+# %% ../../nbs/training/4_loop.ipynb #19afde5f
+# dense bfloat16, FLOP/s, by the makers' data sheets
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "A10G": 70e12, "L40S": 362e12, "L4": 121e12}
 
+def peak_flops(device: str="cpu", # cpu or cuda
+               dtype: str="float32", # of the products, or auto
+              ) -> float: # FLOP/s
+    "What the device can do, by the table for bfloat16 on its cards, measured elsewhere."
+    dtype = compute_dtype(device, dtype)
+    name = torch.cuda.get_device_name() if device == "cuda" else ""
+    known = [peak for card, peak in PEAKS.items() if card in name]
+    return known[0] if known and dtype == "bfloat16" else product_rate(device, dtype)
+
+# %% ../../nbs/training/4_loop.ipynb #236c39f8
 def mfu(tokens_per_s: float, # of training
         flops: float, # a token, forward
         peak: float, # FLOP/s, of all devices together
@@ -229,7 +243,15 @@ def plot_metrics(rows: list[dict]) -> bytes: # a PNG
     fig.savefig(out := io.BytesIO(), format="png", bbox_inches="tight")
     return out.getvalue()
 
-# %% ../../nbs/training/4_loop.ipynb #e066547c
+# %% ../../nbs/training/4_loop.ipynb #a9cf019f
+def show_picture(png: bytes, shown=None): # what an earlier call gave, to be replaced
+    "Show a picture in a notebook, in the place of an earlier one."
+    from IPython.display import Image, display
+    if not shown: return display(Image(png), display_id=True)
+    shown.update(Image(png))
+    return shown
+
+# %% ../../nbs/training/4_loop.ipynb #0720d897
 class LivePlot:
     "The curves of a run, drawn anew every few seconds while a cell runs; use it in a `with`."
     def __init__(self, run: str | Path, every: float=3.): # seconds
@@ -237,12 +259,8 @@ class LivePlot:
         self.done, self.shown = threading.Event(), None
 
     def draw(self):
-        from IPython.display import Image, display
         rows = read_jsonl(self.log) if self.log.exists() else []
-        if not rows: return
-        picture = Image(plot_metrics(rows))
-        if self.shown: self.shown.update(picture)
-        else: self.shown = display(picture, display_id=True)
+        if rows: self.shown = show_picture(plot_metrics(rows), self.shown)
 
     def watch(self):
         while not self.done.wait(self.every): self.draw()
@@ -257,6 +275,14 @@ class LivePlot:
         if self.thread.ident: self.thread.join()
         if self.shown: self.draw()
 
+# %% ../../nbs/training/4_loop.ipynb #d56aee28
+def flatten_metrics(row: dict) -> dict:
+    "Metrics with those of parts beside the others: `sources` of `news` is `sources/news`."
+    flat = {name: value for name, value in row.items() if not isinstance(value, dict)}
+    for name, parts in row.items():
+        if isinstance(parts, dict): flat |= {f"{name}/{part}": value for part, value in parts.items()}
+    return flat
+
 # %% ../../nbs/training/4_loop.ipynb #08abb0b9
 class TensorBoardLogger:
     "A run's metrics for TensorBoard, where it is installed; on resuming, what came after the checkpoint is dropped."
@@ -265,14 +291,11 @@ class TensorBoardLogger:
         except ImportError: self.writer = None # pip install tensorboard
         else: self.writer = SummaryWriter(run/"tensorboard", purge_step=step + 1)
 
-    def __call__(self, row: dict):
-        "Take in a line of metrics.jsonl."
+    def __call__(self, row: dict): # a line of metrics.jsonl
         if not self.writer: return
-        for name, value in row.items():
-            if isinstance(value, str): self.writer.add_text(name, value, row["step"])
-            elif isinstance(value, dict):
-                for part, v in value.items(): self.writer.add_scalar(f"{name}/{part}", v, row["step"])
-            else: self.writer.add_scalar(name, value, row["step"])
+        for name, value in flatten_metrics(row).items():
+            add = self.writer.add_text if isinstance(value, str) else self.writer.add_scalar
+            add(name, value, row["step"])
 
     def close(self):
         if self.writer: self.writer.close()
@@ -296,7 +319,7 @@ def progress_note(row: dict, t: Training, steps: int) -> str: # behind the progr
     parts.append(f"{format_duration(tokens_left / max(1, row['tokens_per_s']))} left")
     return ", ".join(parts)
 
-# %% ../../nbs/training/4_loop.ipynb #f6ef09b1
+# %% ../../nbs/training/4_loop.ipynb #bb6ae85c
 class RunMonitor:
     "What a run logs and shows: metrics.jsonl, a progress bar, TensorBoard; use it in a `with`, in the first process."
     def __init__(self, run: Path, t: Training, steps: int, what: str):
@@ -320,7 +343,7 @@ class RunMonitor:
         self.bar.__exit__(*exc)
         self.log.close()
 
-# %% ../../nbs/training/4_loop.ipynb #fa719d44
+# %% ../../nbs/training/4_loop.ipynb #7aacdde4
 def train_steps(t: Training,
                 batch_at, # step -> list[Batch] of this process
                 steps: int, # of the whole run
@@ -345,6 +368,7 @@ def lock_run(run: Path):
         barrier()
         yield
 
+# %% ../../nbs/training/4_loop.ipynb #e4c04307
 def save_checkpoint(saved: Checkpoints, t: Training, log: Path, score: float | None=None):
     "Write a checkpoint: all processes gather the state, the first one writes."
     state = t.state_dict()
@@ -358,7 +382,7 @@ def resume(saved: Checkpoints, t: Training, log: Path, what: str="training"):
     if state and main: print(f"{what}: goes on from step {t.step}")
     if main: write_atomic(log, state["log"] if state else "")
 
-# %% ../../nbs/training/4_loop.ipynb #3eafbddb
+# %% ../../nbs/training/4_loop.ipynb #45fc14b3
 def full_model(model: torch.nn.Module) -> torch.nn.Module: # has `cfg`
     "The model itself, or where its tensors are divided a whole copy."
     if not any(hasattr(p, "full_tensor") for p in model.parameters()): return model
@@ -366,16 +390,17 @@ def full_model(model: torch.nn.Module) -> torch.nn.Module: # has `cfg`
     load_weights(copy, {n: to_full_tensor(p) for n, p in trainable_parameters(model).items()})
     return copy
 
+# %% ../../nbs/training/4_loop.ipynb #31bcb66f
 def validate(t: Training, evaluate, # model -> dict with `score`, lower is better
              patience: int=0) -> dict: # what `evaluate` gave
     "Score the model, and note whether it was the best."
     model = full_model(t.model).eval()
     metrics = evaluate(model)
     model.train()
-    t.record_score(metrics["score"], patience)
+    t.record_score(metrics["score"], t.model, patience)
     return metrics
 
-# %% ../../nbs/training/4_loop.ipynb #473d9267
+# %% ../../nbs/training/4_loop.ipynb #1758cc74
 @contextmanager
 def disk_errors(t: Training, log: Path):
     "An error of the disk becomes one line; what was written before remains."
@@ -431,13 +456,14 @@ def wrap_distributed(model, # on its device
     for block in model.blocks: fully_shard(block)
     return fully_shard(model)
 
-# %% ../../nbs/training/4_loop.ipynb #be5053ca
+# %% ../../nbs/training/4_loop.ipynb #b5fda005
 def start_processes(module: str, parameters: Path, processes: int, out) -> subprocess.Popen:
     "Start a module in several processes by torch's elastic launcher; its output goes to the file `out`."
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*launcher, "-m", module, str(parameters)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True)
 
+# %% ../../nbs/training/4_loop.ipynb #7754fadc
 def find_message(output: str, kind: str) -> str: # error, interrupted; empty if there is none
     "What follows `kind: ` on the first line that begins with it."
     lines = [line for line in output.split("\n") if line.startswith(f"{kind}: ")]
@@ -464,19 +490,23 @@ def launch(module: str, # its `__main__` calls `worker`
                         "the same command goes on from the last checkpoint")
     return read_json(run/"result.json")
 
-# %% ../../nbs/training/4_loop.ipynb #59200b16
+# %% ../../nbs/training/4_loop.ipynb #635cefb6
 def stop_with_parent():
     "Ask this process to stop when the one that started it closes its end of the pipe, or is gone."
     while os.read(0, 1): pass
     os.kill(os.getpid(), signal.SIGTERM)
 
+def join_group(device: str): # cpu or cuda
+    "Be one of the processes that the launcher started, on a card of its own."
+    if device == "cuda": torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+
+# %% ../../nbs/training/4_loop.ipynb #203e6dc8
 def worker(fn): # parameters -> result
     "Run a function as one of the processes of `launch`."
     params = read_json(sys.argv[1])
     threading.Thread(target=stop_with_parent, daemon=True).start()
-    cuda = pick_device(params["device"]) == "cuda"
-    if cuda: torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if cuda else "gloo")
+    join_group(pick_device(params["device"]))
     try:
         result = fn(params)
         if rank_and_size()[0] == 0: write_json(resolve(params["run"])/"result.json", result)
