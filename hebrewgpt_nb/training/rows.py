@@ -37,7 +37,7 @@ def named_shares(tokens: dict[str, int], # tokens of each source
         for s in members[name]: shares[s] += share * tokens[s] / group_tokens
     return shares
 
-# %% ../../nbs/training/1_rows.ipynb #390535b8
+# %% ../../nbs/training/1_rows.ipynb #b3a986f8
 def count_before(sources: np.ndarray, # (rows,) the source of each row, a number
                 ) -> np.ndarray: # (rows,)
     "How many earlier rows have the same source."
@@ -47,14 +47,14 @@ def count_before(sources: np.ndarray, # (rows,) the source of each row, a number
         seen[s] += 1
     return counts
 
-# %% ../../nbs/training/1_rows.ipynb #74a659f5
+# %% ../../nbs/training/1_rows.ipynb #3dc701a5
 def file_stats(path: Path) -> tuple | None: # size, time of the last change, inode
     "What changes when a file does, at no cost; None if it is gone."
     try: s = path.stat()
     except FileNotFoundError: return None
     return s.st_size, s.st_mtime_ns, s.st_ino
 
-# %% ../../nbs/training/1_rows.ipynb #102285da
+# %% ../../nbs/training/1_rows.ipynb #a3763196
 class RowPlan:
     "Where each row of a run is cut from: a pure function of the sizes of the sources, the seed and the row's number."
     def __init__(self, sizes: dict[str, int], # tokens of each source
@@ -131,7 +131,7 @@ def make_batch(rows: np.ndarray, # (B, T+1)
     docs = (tokens == bos_id).cumsum(1)
     return Batch(tokens, targets.masked_fill(targets == bos_id, -100), docs, origin)
 
-# %% ../../nbs/training/1_rows.ipynb #2f7607d0
+# %% ../../nbs/training/1_rows.ipynb #b5fd87a3
 def rows_of_step(step: int,
                  per_step: int, # rows a step, all processes together
                  rank: int=0, size: int=1, # this process, of so many
@@ -140,7 +140,7 @@ def rows_of_step(step: int,
     first, last = rank * per_step // size, (rank + 1) * per_step // size
     return range(step * per_step, (step + 1) * per_step)[first:last]
 
-# %% ../../nbs/training/1_rows.ipynb #3d20c9e0
+# %% ../../nbs/training/1_rows.ipynb #0acda62c
 def read_batch(rows: Rows, numbers: range, bos_id: int) -> Batch:
     "The rows of these numbers as a batch."
     places = ["{} at token {}".format(*rows.locate(i)) for i in numbers]
