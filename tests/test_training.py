@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     try:
         row = np.random.default_rng(0).integers(4, 300, (1, 33))
         def train(steps): return fit(fresh(), lambda step: [make_batch(row, 2)], tmp_path/"run", {}, steps, lambda s: 1., save_every=2, checkpoints=small)
-        with pytest.raises(UserError, match=r"step \d+: the checkpoint could not be written to .*small \(.*\); that of step \d+ stands: make room"):
+        with pytest.raises(UserError, match=r"step \d+: the checkpoint could not be written to .*small \(.*\); that of step \d+ is kept: make room"):
             (small/"other").write_bytes(b"0" * 2**21)
             train(8)
         good = Checkpoints(small, {}).latest()["step"]

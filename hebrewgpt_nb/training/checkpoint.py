@@ -26,7 +26,7 @@ class HashingFile:
 
     def flush(self): self.f.flush()
 
-# %% ../../nbs/training/3_checkpoint.ipynb #37eb7d11
+# %% ../../nbs/training/3_checkpoint.ipynb #31dc125b
 class Storage:
     "A folder, or an address of fsspec."
     def __init__(self, where: str | Path):
@@ -58,7 +58,7 @@ class Storage:
         "Remove all of it."
         if self.fs.exists(self.root): self.fs.rm(self.root, recursive=True)
 
-# %% ../../nbs/training/3_checkpoint.ipynb #0b0f53ac
+# %% ../../nbs/training/3_checkpoint.ipynb #465233e5
 class CheckpointFolder(Storage):
     "Numbered checkpoints: their names and their manifests."
     def path(self, step: int, suffix: str) -> str: return f"{self.root}/{step:08d}.{suffix}"
@@ -69,11 +69,11 @@ class CheckpointFolder(Storage):
 
     def manifest(self, step: int) -> dict:
         "What is known about a checkpoint; raises `UserError`."
-        try: return json.loads(self.fs.cat_file(self.path(step, "json")))
-        except (ValueError, OSError) as e:
-            raise UserError(f"{self.path(step, 'json')}: cannot be read ({type(e).__name__}); delete it") from None
+        path = self.path(step, "json")
+        try: return json.loads(self.fs.cat_file(path))
+        except (ValueError, OSError) as e: raise UserError(f"{path}: cannot be read ({type(e).__name__}); delete it") from None
 
-# %% ../../nbs/training/3_checkpoint.ipynb #f421d670
+# %% ../../nbs/training/3_checkpoint.ipynb #a6ae6085
 class CheckpointWriter(CheckpointFolder):
     "How a checkpoint is written."
     def __init__(self, where: str | Path, key: dict, # what the run depends on
@@ -91,7 +91,7 @@ class CheckpointWriter(CheckpointFolder):
         manifest = dict(step=step, bytes=hashing.bytes, sha256=hashing.sha.hexdigest(), score=score, key=self.key)
         self.write_atomic(self.path(step, "json"), json.dumps(manifest, ensure_ascii=False).encode())
 
-# %% ../../nbs/training/3_checkpoint.ipynb #e300fe55
+# %% ../../nbs/training/3_checkpoint.ipynb #f22b726d
 def steps_to_keep(scores: dict[int, float | None], # step -> validation, lower is better
                   keep: int) -> set[int]:
     "The last steps, and the best of those that were scored."
@@ -99,7 +99,7 @@ def steps_to_keep(scores: dict[int, float | None], # step -> validation, lower i
     best = [min(scored, key=scored.get)] if scored else []
     return {*sorted(scores)[-keep:], *best}
 
-# %% ../../nbs/training/3_checkpoint.ipynb #6f3272e2
+# %% ../../nbs/training/3_checkpoint.ipynb #ebfc68b2
 class CheckpointSaver(CheckpointWriter):
     "How checkpoints are saved: with room made for the next, or an error in one line."
     def save(self, step: int, state: dict, # tensors and plain values
@@ -109,7 +109,7 @@ class CheckpointSaver(CheckpointWriter):
         except (OSError, RuntimeError) as e: # torch wraps an error of the file
             for suffix in ("pt", "json.part"): self.remove(self.path(step, suffix))
             before = self.steps()
-            last = f"that of step {before[-1]} stands" if before else "there is none before it"
+            last = f"that of step {before[-1]} is kept" if before else "there is none before it"
             raise UserError(f"step {step}: the checkpoint could not be written to {self.root} "
                             f"({getattr(e, 'strerror', None) or e}); {last}: "
                             "make room, and start the same command again") from None
@@ -122,7 +122,7 @@ class CheckpointSaver(CheckpointWriter):
         for name in self.names():
             if name.endswith(".pt") and int(Path(name).stem) not in wanted: self.remove(f"{self.root}/{name}")
 
-# %% ../../nbs/training/3_checkpoint.ipynb #f4964f46
+# %% ../../nbs/training/3_checkpoint.ipynb #5773a379
 class ConfigMismatch(UserError):
     "A checkpoint of another configuration."
 
@@ -158,7 +158,7 @@ class Checkpoints(CheckpointSaver):
                 print(f"{e}; the checkpoint before it is used")
         if self.steps(): raise UserError(f"{problem}, and no other is there: delete {self.root} to start over")
 
-# %% ../../nbs/training/3_checkpoint.ipynb #72cc14a1
+# %% ../../nbs/training/3_checkpoint.ipynb #c5771df9
 def fetch_files(address: str, into: Path) -> Path: # where they are now
     "Copy what lies at an address of fsspec, but for what is there already with its size."
     fs, root = url_to_fs(address)

@@ -25,7 +25,7 @@ def newton_schulz_step(X: torch.Tensor) -> torch.Tensor: # (n, rows, columns), r
     S = X @ X.mT
     return torch.baddbmm(X, torch.baddbmm(S, S, S, beta=b, alpha=c), X, beta=a)
 
-# %% ../../nbs/training/2_optim.ipynb #34722933
+# %% ../../nbs/training/2_optim.ipynb #a39a74db
 def orthogonalize(G: torch.Tensor, # (n, rows, columns) or (rows, columns)
                   steps: int = 5,
                   dtype: torch.dtype | None = None, # of the products; bfloat16 on CUDA, float32 elsewhere
@@ -39,7 +39,7 @@ def orthogonalize(G: torch.Tensor, # (n, rows, columns) or (rows, columns)
     for _ in range(steps): X = newton_schulz_step(X)
     return X.mT if tall else X
 
-# %% ../../nbs/training/2_optim.ipynb #a8043613
+# %% ../../nbs/training/2_optim.ipynb #f28cbbaf
 def share_of(stack: torch.Tensor, # (n, rows, columns)
              rank: int, size: int, # this process, of so many
             ) -> torch.Tensor: # (n / size rounded up, rows, columns); the last shares may be padding
@@ -59,7 +59,7 @@ def orthogonalize_shared(stack: torch.Tensor, # (n, rows, columns), the same in 
     dist.all_gather_into_tensor(gathered, mine)
     return gathered[:len(stack)]
 
-# %% ../../nbs/training/2_optim.ipynb #8df02cd0
+# %% ../../nbs/training/2_optim.ipynb #e2491778
 def orthogonalize_all(matrices: list[torch.Tensor], # (rows, columns) each
                       dtype: torch.dtype | None = None) -> list[torch.Tensor]: # of the same shapes
     "`orthogonalize` for matrices of many shapes, stacked by shape."
@@ -77,7 +77,7 @@ def is_matrix(name: str, p: torch.Tensor) -> bool:
     "Whether Muon shall have this parameter: a matrix inside a block, and not of an adapter."
     return p.dim() == 2 and name.startswith("blocks.") and "lora_" not in name
 
-# %% ../../nbs/training/2_optim.ipynb #0c883980
+# %% ../../nbs/training/2_optim.ipynb #10c03908
 def to_full_tensor(t: torch.Tensor) -> torch.Tensor:
     "A tensor that FSDP2 has divided, put together; any other as it is."
     return t.full_tensor() if hasattr(t, "full_tensor") else t
@@ -140,7 +140,7 @@ class Lookahead:
         self.n = state["n"]
         for slow, s in zip(self.slow, state["slow"]): slow.copy_(shard_like(slow, s.to(slow.device)))
 
-# %% ../../nbs/training/2_optim.ipynb #25750a7f
+# %% ../../nbs/training/2_optim.ipynb #d6764574
 def load_full_state(optimizer: torch.optim.Optimizer, state: dict): # its tensors are whole
     "Load a `state_dict`, and divide its tensors where the parameters are divided."
     optimizer.load_state_dict(state)
@@ -181,7 +181,7 @@ class ChainedOptimizer:
         for name, optimizer in self.optimizers.items(): load_full_state(optimizer, state[name])
         if self.lookahead: self.lookahead.load_state_dict(state["lookahead"])
 
-# %% ../../nbs/training/2_optim.ipynb #6676bdf8
+# %% ../../nbs/training/2_optim.ipynb #f79a26f6
 def make_adamw(params: list[torch.Tensor],
                lr: float,
                weight_decay: float, # of matrices and embeddings
@@ -192,20 +192,20 @@ def make_adamw(params: list[torch.Tensor],
               dict(params=[p for p in params if p.dim() < 2], weight_decay=0.)]
     return torch.optim.AdamW(groups, lr=lr, **dict(betas=(.9, .95), eps=1e-10) | options)
 
-# %% ../../nbs/training/2_optim.ipynb #bac6ca67
+# %% ../../nbs/training/2_optim.ipynb #04289c1c
 def muon_with_adamw(model: nn.Module, lr: float, adam_lr: float, weight_decay: float,
                     qkv_parts: int = 3, # matrices that Muon sees in the fused qkv: 3, or 1
-                    dtype: torch.dtype | None = None, # of Muon's products
-                   ) -> dict: # name -> optimizer
+                    dtype: torch.dtype | None = None) -> dict: # name -> optimizer
     "Muon for the matrices inside the blocks, AdamW for the rest."
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    matrices = [(n, p) for n, p in named if is_matrix(n, p)]
-    others = [p for n, p in named if not is_matrix(n, p)]
-    for n, p in matrices: p.muon_parts = qkv_parts if n.endswith("qkv.weight") else 1
-    muon = {"muon": Muon([p for _, p in matrices], lr, weight_decay=weight_decay, dtype=dtype)} if matrices else {}
-    return muon | {"adamw": make_adamw(others, adam_lr, weight_decay)}
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    matrices = {n: p for n, p in named.items() if is_matrix(n, p)}
+    rest = [p for n, p in named.items() if n not in matrices]
+    for n, p in matrices.items(): p.muon_parts = qkv_parts if n.endswith("qkv.weight") else 1
+    adamw = {"adamw": make_adamw(rest, adam_lr, weight_decay)}
+    if not matrices: return adamw
+    return {"muon": Muon(matrices.values(), lr, weight_decay=weight_decay, dtype=dtype)} | adamw
 
-# %% ../../nbs/training/2_optim.ipynb #daab4793
+# %% ../../nbs/training/2_optim.ipynb #fb2ccda3
 def adamw_alone(model: nn.Module, lr: float, adam_lr: float, weight_decay: float,
                 **options, # of `torch.optim.AdamW`
                ) -> dict: # name -> optimizer
@@ -216,7 +216,7 @@ def adamw_alone(model: nn.Module, lr: float, adam_lr: float, weight_decay: float
 OPTIMIZERS = {"muon": muon_with_adamw, "adamw": adamw_alone} # name -> function of model, lr, adam_lr, weight_decay
 OptimizerName = Literal[tuple(OPTIMIZERS)] # of a parameter: another name is refused before a stage begins
 
-# %% ../../nbs/training/2_optim.ipynb #29462022
+# %% ../../nbs/training/2_optim.ipynb #bb7cd8ec
 def make_optimizer(name: str, # one of `OPTIMIZERS`
                    model: nn.Module, # its trainable parameters
                    lr: float = .02, # peak, of Muon

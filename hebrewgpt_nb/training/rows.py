@@ -25,7 +25,7 @@ def balanced_shares(tokens: dict[str, int], # tokens of each source
 
 # %% ../../nbs/training/1_rows.ipynb #a9cbcea7
 def named_shares(tokens: dict[str, int], # tokens of each source
-                 mixture: str, # one of MIXTURES, or a YAML or JSON file; it names sources, or groups of them
+                 mixture: str, # one of MIXTURES, or a file; of sources, or groups of them
                 ) -> dict[str, float]: # they sum to 1
     "Shares of the sources as a mixture has them; raises `UserError` for a source that is not there."
     groups = {}
@@ -37,7 +37,7 @@ def named_shares(tokens: dict[str, int], # tokens of each source
         for s in members[name]: shares[s] += share * tokens[s] / group_tokens
     return shares
 
-# %% ../../nbs/training/1_rows.ipynb #b3a986f8
+# %% ../../nbs/training/1_rows.ipynb #b62a4266
 def count_before(sources: np.ndarray, # (rows,) the source of each row, a number
                 ) -> np.ndarray: # (rows,)
     "How many earlier rows have the same source."
@@ -47,14 +47,14 @@ def count_before(sources: np.ndarray, # (rows,) the source of each row, a number
         seen[s] += 1
     return counts
 
-# %% ../../nbs/training/1_rows.ipynb #3dc701a5
+# %% ../../nbs/training/1_rows.ipynb #c90a9785
 def file_stats(path: Path) -> tuple | None: # size, time of the last change, inode
     "What changes when a file does, at no cost; None if it is gone."
     try: s = path.stat()
     except FileNotFoundError: return None
     return s.st_size, s.st_mtime_ns, s.st_ino
 
-# %% ../../nbs/training/1_rows.ipynb #a3763196
+# %% ../../nbs/training/1_rows.ipynb #60019e13
 class RowPlan:
     "Where each row of a run is cut from: a pure function of the sizes of the sources, the seed and the row's number."
     def __init__(self, sizes: dict[str, int], # tokens of each source
@@ -122,6 +122,7 @@ class Batch:
     docs: torch.Tensor # (B, T) numbers of documents, never decreasing
     origin: str = "" # where the rows are from, for messages
 
+# %% ../../nbs/training/1_rows.ipynb #23f7bec0
 def make_batch(rows: np.ndarray, # (B, T+1)
                bos_id: int, origin: str="",
               ) -> Batch:
@@ -131,7 +132,7 @@ def make_batch(rows: np.ndarray, # (B, T+1)
     docs = (tokens == bos_id).cumsum(1)
     return Batch(tokens, targets.masked_fill(targets == bos_id, -100), docs, origin)
 
-# %% ../../nbs/training/1_rows.ipynb #b5fd87a3
+# %% ../../nbs/training/1_rows.ipynb #d6e32987
 def rows_of_step(step: int,
                  per_step: int, # rows a step, all processes together
                  rank: int=0, size: int=1, # this process, of so many
@@ -140,12 +141,13 @@ def rows_of_step(step: int,
     first, last = rank * per_step // size, (rank + 1) * per_step // size
     return range(step * per_step, (step + 1) * per_step)[first:last]
 
-# %% ../../nbs/training/1_rows.ipynb #0acda62c
+# %% ../../nbs/training/1_rows.ipynb #bf7a2460
 def read_batch(rows: Rows, numbers: range, bos_id: int) -> Batch:
     "The rows of these numbers as a batch."
     places = ["{} at token {}".format(*rows.locate(i)) for i in numbers]
     return make_batch(np.stack([rows[i] for i in numbers]), bos_id, ", ".join(places))
 
+# %% ../../nbs/training/1_rows.ipynb #a76187ef
 def step_batches(rows: Rows, bos_id: int, step: int,
                  per_step: int, # rows a step, all processes together
                  per_batch: int, # rows a forward pass
