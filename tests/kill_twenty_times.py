@@ -16,7 +16,7 @@ def parameters(run, tokenizer, steps):
     "Dropout, Lookahead and SWA on, and an interval that divides none of their periods."
     return dict(run=str(run), data=f"{tokenizer}/data", tokenizer=f"{tokenizer}/tokenizer.model", shards=f"{tokenizer}/shards", preset="tiny", steps=steps, batch_tokens=512, forward_tokens=256,
                 context=128, rope_theta=10_000., base="", lr=.02, adam_lr=.005, lr_schedule="wsd", lookahead=5, dropout=.1, mixture="", balance=.5, max_epochs=99., swa=.5, seed=1,
-                eval_every=steps, save_every=7, checkpoints="", processes=1, fsdp=False, deterministic=False, compiled=False, device="cpu", dtype="float32")
+                eval_every=steps, save_every=7, checkpoints="", processes=1, fsdp=False, deterministic=False, compiled=False, optimizer="muon", device="cpu", dtype="float32")
 
 
 def start(params):
