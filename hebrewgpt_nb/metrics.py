@@ -152,10 +152,12 @@ def sum_scores(scored: list, # of `score_pieces`
 
 # %% ../nbs/engine/7_metrics.ipynb #9a4453b9
 def text_windows(tok: Tokenizer, texts: list[str], context: int) -> list[list]: # of each text its windows
-    "Tokenize texts and cut them into windows; raises `UserError` for a text that the tokenizer does not give back."
-    for n, (text, ids) in enumerate(zip(texts, encoded := tok.encode(texts))):
+    "Tokenize texts and cut them into windows; raises `UserError` for a text that is not given back."
+    encoded = tok.encode(texts)
+    for n, (text, ids) in enumerate(zip(texts, encoded)):
         if tok.decode(ids) != text:
-            raise UserError(f"text {n} is not what its tokens decode to: its bytes would not be those scored; clean it first")
+            raise UserError(f"text {n} is not what its tokens decode to: its bytes would not be those scored; "
+                            "clean it first")
     return [windows([tok.bos_id, *ids, tok.eos_id], context) for ids in encoded]
 
 # %% ../nbs/engine/7_metrics.ipynb #f86eb0e2
@@ -187,8 +189,9 @@ def encode_example(tok: Tokenizer,
     return prompt + answer, [-100] * (len(prompt) - 1) + answer + [tok.eos_id]
 
 # %% ../nbs/engine/7_metrics.ipynb #3040c728
-def encode_examples(tok: Tokenizer, examples: list[dict], context: int) -> tuple[list, list[str]]: # pieces, their outputs
-    "The examples that fit the context; raises `UserError` for an answer that the tokenizer does not give back."
+def encode_examples(tok: Tokenizer, examples: list[dict],
+                    context: int) -> tuple[list, list[str]]: # pieces, their outputs
+    "The examples that fit the context; raises `UserError` for an answer that is not given back."
     pieces, outputs = [], []
     for e in examples:
         inputs, targets = encode_example(tok, e)
@@ -209,19 +212,18 @@ def score_answers(model: HebrewGPT, tok: Tokenizer,
     "Score outputs, given their prompts; `skipped` counts examples longer than the context."
     pieces, outputs = encode_examples(tok, examples, context or model.cfg.context)
     report = progress and (lambda done: progress(len(done)))
-    return sum_scores(score_pieces(model, pieces, batch_tokens, report), outputs, skipped=len(examples) - len(outputs))
+    scored = score_pieces(model, pieces, batch_tokens, report)
+    return sum_scores(scored, outputs, skipped=len(examples) - len(outputs))
 
 # %% ../nbs/engine/7_metrics.ipynb #80992bf8
 def score_each_answer(model: HebrewGPT, tok: Tokenizer,
                       examples: list[dict], # instruction, input, output; each fits the context
-                      batch_tokens: int = 4096, progress=None, # as in `score_texts`
                      ) -> list[Scores]: # one an example
     "Score each output, given its prompt; raises `UserError` for an example longer than the context."
     pieces, outputs = encode_examples(tok, examples, model.cfg.context)
-    if len(pieces) < len(examples):
-        raise UserError(f"{len(examples) - len(pieces)} examples are longer than the context of {model.cfg.context}: leave them out")
-    report = progress and (lambda done: progress(len(done)))
-    return [sum_scores([s], [text]) for s, text in zip(score_pieces(model, pieces, batch_tokens, report), outputs)]
+    if long := len(examples) - len(pieces):
+        raise UserError(f"{long} examples are longer than the context of {model.cfg.context}: leave them out")
+    return [sum_scores([one], [text]) for one, text in zip(score_pieces(model, pieces), outputs)]
 
 # %% ../nbs/engine/7_metrics.ipynb #cddbadb4
 def paired_difference(before: list[Scores], after: list[Scores], # of the same texts
@@ -239,7 +241,7 @@ def paired_difference(before: list[Scores], after: list[Scores], # of the same t
 def choice_scores(model: HebrewGPT, tok: Tokenizer,
                   prompt_ids: list[int], # of `encode_prompt`, or bos and a text
                   choices: list[str],
-                 ) -> list[Scores]: # one a choice: `-nats` is its log-likelihood, `-bits_per_byte` the same whatever its length
+                 ) -> list[Scores]: # one a choice: `-nats` is its log-likelihood
     "Score each of `choices` as what follows the prompt; the end of text is not scored."
     if not choices or not all(choices):
         raise UserError("choices is empty, or one of them is: give at least one choice of at least one character")
