@@ -107,10 +107,10 @@ class ByteBuffer:
     "Byte tokens wait here until they make a character."
     def __init__(self, tok: Tokenizer):
         self.sp, self.decoder = tok.sp, codecs.getincrementaldecoder("utf-8")("ignore")
-    def push(self, token: int) -> list[int]: # none while a character is incomplete
+    def push(self, token: int) -> list[int]: # none while it is incomplete
         "The ids that have become certain with this one."
         if not self.sp.is_byte(token):
-            self.decoder.reset() # bytes that a letter broke off will never be a character
+            self.decoder.reset() # bytes broken off by a letter make no character
             return [token]
         name = self.sp.id_to_piece(token) # `<0xD7>`
         character = self.decoder.decode(bytes([int(name[3:5], 16)]))

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['EIGHTHS', 'SHORT', 'WINDOW', 'TARGETS', 'FEW', 'NOT_IN_KEY', 'STUDENT', 'read_examples', 'question_of', 'fill_parts',
            'assign_parts', 'split_examples', 'examples_folder', 'phase_files', 'order_by_answers', 'curriculum',
-           'drop_long', 'pack_epoch', 'ExampleBatches', 'adapted_modules', 'add_lora', 'Phase', 'plan_phases',
-           'plan_notes', 'answer_validator', 'tune_phase', 'checkpoint_key', 'load_base', 'toy_parameters',
-           'save_tuned', 'tune', 'sft', 'score_and_answer', 'verdict', 'compare_row', 'compare_groups', 'answer_text']
+           'why_left_out', 'pack_epoch', 'ExampleBatches', 'adapted_modules', 'add_lora', 'Phase', 'usable_examples',
+           'plan_phases', 'left_out_text', 'plan_notes', 'answer_validator', 'tune_phase', 'checkpoint_key',
+           'load_base', 'toy_parameters', 'save_tuned', 'tune', 'sft', 'score_and_answer', 'verdict', 'compare_row',
+           'compare_groups', 'answer_text']
 
 # %% ../nbs/05_sft.ipynb #bc5ab478
 import hashlib, json, math, random
@@ -55,30 +56,35 @@ def question_of(e: dict) -> str:
     return e["input"].strip() or e["instruction"].strip()
 
 # %% ../nbs/05_sft.ipynb #809e0ce1
-def fill_parts(part: dict[str, str]) -> dict[str, str]: # question -> train, valid or test
+def fill_parts(part: dict[str, str], # question -> train, valid or test
+               placed=()) -> dict[str, str]: # questions that should stay where they are
     "Move questions to a part that has too few, from the largest one."
     least = max(1, min(3, len(part) // 8))
     for name in ("train", "valid", "test"):
         while list(part.values()).count(name) < least:
             largest = Counter(part.values()).most_common(1)[0][0]
-            part[next(q for q in part if part[q] == largest)] = name
+            movable = sorted((q for q in part if part[q] == largest), key=lambda q: q in placed)
+            part[movable[0]] = name
     return part
 
 # %% ../nbs/05_sft.ipynb #62ac580d
 EIGHTHS = ("valid", "test", *["train"] * 6)
 
-def assign_parts(questions: set[str]) -> dict[str, str]: # question -> train, valid or test
+def assign_parts(questions: set[str], placed: dict={}) -> dict[str, str]: # question -> train, valid or test
     "The part of each question, by its hash; raises `UserError` for fewer than three questions."
     if len(questions) < 3:
         raise UserError(f"there are examples about {len(questions)} different questions: "
                         "give at least 3, to train, validate and test")
     hashed = sorted((hashlib.sha256(q.encode()).digest(), q) for q in questions)
-    return fill_parts({q: EIGHTHS[digest[0] % 8] for digest, q in hashed})
+    by_hash = {q: EIGHTHS[digest[0] % 8] for digest, q in hashed}
+    return fill_parts({q: placed.get(q, part) for q, part in by_hash.items()}, placed)
 
 # %% ../nbs/05_sft.ipynb #d83d457a
-def split_examples(examples: list[dict]) -> dict[str, list[dict]]: # train, valid, test: about 6, 1 and 1 eighths
+def split_examples(examples: list[dict],
+                   placed: dict={}, # question -> part, of an earlier phase
+                  ) -> dict[str, list[dict]]: # train, valid, test: about 6, 1 and 1 eighths
     "Split by a hash of what is asked about; raises `UserError` for fewer than three different questions."
-    part = assign_parts({question_of(e) for e in examples})
+    part = assign_parts({question_of(e) for e in examples}, placed)
     return {name: [e for e in examples if part[question_of(e)] == name] for name in ("train", "valid", "test")}
 
 # %% ../nbs/05_sft.ipynb #6ddb7589
@@ -116,9 +122,12 @@ def curriculum(data: str, phase1: str, phase2: str, # as the stage takes them
     return order_by_answers(read_examples(examples_folder(data), quarantine))
 
 # %% ../nbs/05_sft.ipynb #9d30725d
-def drop_long(tok: Tokenizer, examples: list[dict], context: int) -> list[dict]:
-    "The examples that fit a row of `context` tokens, prompt and answer together."
-    return [e for e in examples if len(encode_example(tok, e)[0]) <= context]
+def why_left_out(tok: Tokenizer, e: dict, context: int) -> str: # empty: it is used
+    "Why an example cannot be used: it shall fit a row of `context` tokens, and come back from the tokenizer."
+    inputs, targets = encode_example(tok, e)
+    if len(inputs) > context: return f"longer than context {context}"
+    if tok.decode([t for t in targets if t >= 0]) != e["output"]: return "the tokenizer does not give the answer back"
+    return ""
 
 # %% ../nbs/05_sft.ipynb #81a59e35
 WINDOW = 256 # examples packed together: few enough that rows stay shuffled, enough to fill them
@@ -185,36 +194,51 @@ class Phase:
     train: list[dict]
     valid: list[dict]
     test: list[dict]
-    too_long: int = 0 # examples left out, being longer than the context
+    left_out: dict[str, int] # reason -> examples
 
     def counts(self) -> dict:
         "How many examples of each kind."
         sizes = {f"{name} examples": len(getattr(self, name)) for name in ("train", "valid", "test")}
-        return sizes | {"too long": self.too_long}
+        return sizes | {"left out": sum(self.left_out.values())}
+
+# %% ../nbs/05_sft.ipynb #e7906991
+def usable_examples(examples: list[dict], tok: Tokenizer, context: int) -> tuple[list[dict], Counter]:
+    "Those that can be used, and how many cannot, by reason."
+    reasons = [why_left_out(tok, e, context) for e in examples]
+    return [e for e, reason in zip(examples, reasons) if not reason], Counter(filter(None, reasons))
 
 # %% ../nbs/05_sft.ipynb #3cd41b0a
 def plan_phases(phases: list[list[dict]], # of `curriculum`
                 tok: Tokenizer, context: int) -> list[Phase]:
-    "Leave out what is too long, and split; raises `UserError` if too little is left."
-    kept = [drop_long(tok, examples, context) for examples in phases]
-    too_long = [len(examples) - len(some) for examples, some in zip(phases, kept)]
-    if not any(kept): raise UserError(f"all {sum(too_long)} examples are longer than context {context}: raise it")
+    "Leave out what cannot be used, and split; raises `UserError` if too little is left."
+    kept, left_out = map(list, zip(*(usable_examples(examples, tok, context) for examples in phases)))
+    if not any(kept):
+        raise UserError(f"no example is left of {sum(map(len, phases))}: {left_out_text(left_out)}; raise context")
     if min(len(set(map(question_of, some))) for some in kept) < 3:
-        kept, too_long = [[e for some in kept for e in some]], [sum(too_long)]
-    return [Phase(**split_examples(some), too_long=n) for some, n in zip(kept, too_long)]
+        kept, left_out = [sum(kept, [])], [sum(left_out, Counter())]
+    planned, placed = [], {}
+    for some, reasons in zip(kept, left_out):
+        parts = split_examples(some, placed)
+        placed |= {question_of(e): name for name, part in parts.items() for e in part}
+        planned.append(Phase(**parts, left_out=dict(reasons)))
+    return planned
+
+def left_out_text(left_out: list[dict]) -> str: # reason -> examples, of each phase
+    "How many examples were left out, and why."
+    return ", ".join(f"{n} {reason}" for reason, n in sum(map(Counter, left_out), Counter()).items())
 
 # %% ../nbs/05_sft.ipynb #b4e57302
 FEW = 10 # test examples below which only a large difference can be told from chance
 
 def plan_notes(phases: list[list[dict]], # of `curriculum`
-               planned: list[Phase], context: int) -> list[str]: # a line each
+               planned: list[Phase]) -> list[str]: # a line each
     "What a user should know of the plan before it runs."
-    notes, too_long = [], sum(phase.too_long for phase in planned)
+    notes, left_out = [], left_out_text([phase.left_out for phase in planned])
     if len(phases) == 1:
         notes.append("one phase: all tasks have short answers, or none has; phase1 and phase2 name other phases")
     elif len(planned) == 1:
         notes.append("one phase: one of the two keeps examples about fewer than 3 questions")
-    if too_long: notes.append(f"{too_long} examples are longer than context {context}, and left out")
+    if left_out: notes.append(f"examples left out: {left_out}")
     few = {n: len(phase.test) for n, phase in enumerate(planned, 1) if len(phase.test) < FEW}
     return notes + [f"phase {n}: {count} test examples tell only a large difference" for n, count in few.items()]
 
@@ -290,7 +314,7 @@ def tune(p: SimpleNamespace) -> dict: # parameters of the stage -> its result
     base = p.base or toy_parameters(p)["run"]
     model, tok = load_base(base, p)
     phases = plan_phases(examples, tok, p.context)
-    notes = plan_notes(examples, phases, p.context)
+    notes = plan_notes(examples, phases)
     for line in notes: print(f"sft: {line}")
     write_records(run/"quarantine.jsonl", aside)
     write_records(run/"test.jsonl", [e | {"phase": n} for n, phase in enumerate(phases, 1) for e in phase.test])

@@ -7,7 +7,7 @@ from hebrewgpt_nb.bundle import load_bundle, save_bundle
 from hebrewgpt_nb.core import UserError, read_jsonl, sample_dir
 from hebrewgpt_nb.metrics import Scores
 from hebrewgpt_nb.pretrain import pretrain
-from hebrewgpt_nb.sft import compare_groups, curriculum, question_of, score_and_answer, sft, split_examples, verdict
+from hebrewgpt_nb.sft import compare_groups, curriculum, plan_phases, question_of, score_and_answer, sft, split_examples, verdict
 from hebrewgpt_nb.text.sources import Quarantine, write_records
 from conftest import VOCAB, small
 
@@ -66,7 +66,7 @@ def test_any_data_is_tuned_on_or_named(base, tmp_path, data, phases):
     result = sft(run=str(tmp_path/"run"), base=base, data=str(tmp_path/"data.jsonl"), **QUICK)
     assert len(result["phases"]) == phases
     used = sum(row[f"{part} examples"] for row in result["phases"] for part in ("train", "valid", "test"))
-    assert used + sum(row["too long"] for row in result["phases"]) == len(data)
+    assert used + sum(row["left out"] for row in result["phases"]) == len(data)
     assert all(row[f"{part} examples"] for row in result["phases"] for part in ("train", "valid", "test"))
     test_set = read_jsonl(tmp_path/"run"/"test.jsonl")
     before, _ = score_and_answer(base, test_set, test_set[:1], max_new_tokens=2)
@@ -77,7 +77,7 @@ def test_any_data_is_tuned_on_or_named(base, tmp_path, data, phases):
 @pytest.mark.parametrize("data, message", [
     (examples(2, 1), "about 2 different questions: give at least 3"),
     (examples(40, 1, input="קטע אחד"), "about 1 different questions: give at least 3"),
-    (examples(20, 900), "all 20 examples are longer than context 128: raise it")])
+    (examples(20, 900), "no example is left of 20: 20 longer than context 128; raise context")])
 def test_too_little_is_said_before_training(base, tmp_path, data, message):
     write_records(tmp_path/"data.jsonl", data)
     with pytest.raises(UserError, match=message): sft(run=str(tmp_path/"run"), base=base, data=str(tmp_path/"data.jsonl"), **QUICK)
@@ -96,11 +96,34 @@ def test_phases_as_they_were_given(base, tmp_path):
     assert [{e["task"] for e in phase} for phase in phases] == [{"long"}, {"short"}]
 
 
+class Lossy:
+    "A tokenizer that loses digits."
+    def __init__(self, tok): self.tok = tok
+    def __getattr__(self, name): return getattr(self.tok, name)
+    def decode(self, ids): return "".join(c for c in self.tok.decode(ids) if not c.isdigit())
+
+
+def test_answers_that_a_tokenizer_alters_are_left_out_and_counted(tok):
+    altered, kept = examples(5, 1, "digits"), [e | {"output": "מילה"} for e in examples(12, 1, "words")]
+    phase, = plan_phases([altered + kept], Lossy(tok), 128)
+    assert phase.left_out == {"the tokenizer does not give the answer back": 5}
+    assert phase.train + phase.valid + phase.test and all(e["task"] == "words" for e in phase.train + phase.valid + phase.test)
+
+
 # --- splitting and comparing -------------------------------------------------------------------------------------
 
 def test_an_example_keeps_its_part_when_others_come():
     few, many = split_examples(examples(200, 1)), split_examples(examples(400, 1))
     for name in few: assert {question_of(e) for e in few[name]} <= {question_of(e) for e in many[name]}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_one_phase_tests_the_other_does_not_train_on(tok, seed):
+    "Two tasks about few and partly the same passages: what had to be moved in the first phase keeps its part in the second."
+    about = lambda numbers, task: [dict(instruction=task, input=f"קטע {seed} {n}", output="כן", task=task) for n in numbers]
+    first, second = plan_phases([about(range(15), "כותרת"), about(range(5, 20), "סיכום")], tok, 128)
+    for one, other in ((first, second), (second, first)):
+        assert not {question_of(e) for e in one.test} & {question_of(e) for e in other.train + other.valid}
 
 
 @pytest.mark.parametrize("count", [3, 4, 7, 16, 24, 30, 60])
