@@ -4,7 +4,7 @@ from hypothesis import given, settings, strategies as st
 from transformers.generation.logits_process import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 import hebrewgpt_nb.generate as G
 from hebrewgpt_nb.core import UserError
-from hebrewgpt_nb.generate import TextStream, candidates, chat_reply, decode_loop, generate, next_logits, penalize, sample, stream
+from hebrewgpt_nb.generate import TextStream, candidates, chat_reply, decode_loop, generate, next_logits, penalize_repetition, sample, stream
 from hebrewgpt_nb.engine.quantize import quantize_for_decoding
 from hebrewgpt_nb.tokenizer import encode_prompt
 from conftest import VOCAB, small
@@ -129,8 +129,8 @@ def test_candidates_are_those_of_transformers(temperature, top_k, top_p):
 
 def test_penalty_is_that_of_transformers():
     logits, ids = torch.randn(1, 50, generator=torch.Generator().manual_seed(0)), [3, 7, 7, 49]
-    torch.testing.assert_close(penalize(logits, ids, 1.3), RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([ids]), logits.clone()))
-    assert penalize(logits, ids, 1.) is logits
+    torch.testing.assert_close(penalize_repetition(logits, ids, 1.3), RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([ids]), logits.clone()))
+    assert penalize_repetition(logits, ids, 1.) is logits
 
 def test_draws_follow_the_probabilities_of_their_row():
     logits = torch.tensor([[2., 1., 0., -1.], [-1., 0., 3., 0.]])

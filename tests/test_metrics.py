@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest, torch, torch.nn.functional as F
 from hypothesis import given, strategies as st
 from hebrewgpt_nb.core import UserError
-from hebrewgpt_nb.metrics import Scores, bits_per_byte, choice_scores, pack_rows, repetition_rate, score_answers, score_pieces, score_texts, target_scores, windows
+from hebrewgpt_nb.metrics import Scores, bits_per_byte, choice_scores, pack_rows, repetition_rate, score_answers, score_pieces, score_texts, losses_and_ranks, windows
 from hebrewgpt_nb.tokenizer import encode_prompt
 from conftest import VOCAB, small
 
@@ -125,7 +125,7 @@ def test_the_head_in_parts_is_the_head(models):
     g = torch.Generator().manual_seed(0)
     n = 2**24 // VOCAB + 1000 # more than one part
     h, t = torch.randn(n, 64, generator=g), torch.randint(VOCAB, (n,), generator=g)
-    with torch.no_grad(): nats, rank = target_scores(models["A"], h, t)
+    with torch.no_grad(): nats, rank = losses_and_ranks(models["A"], h, t)
     some = torch.randint(n, (500,), generator=g)
     with torch.no_grad(): logits = models["A"].head(h[some])
     torch.testing.assert_close(nats[some], F.cross_entropy(logits, t[some], reduction="none"), atol=1e-4, rtol=1e-5)
