@@ -3,7 +3,8 @@ import json, statistics
 import pytest, torch, yaml
 from functools import partial
 import hebrewgpt_nb.bench as B
-from hebrewgpt_nb.bench import bench, check_same, hebrew_tokens, load_side, make_twins, race, row, rows_of, verdicts
+from hebrewgpt_nb.bench import bench, check_outputs, check_targets, compare, comparison_rows, hebrew_tokens, load_backend, make_row, make_twins, time_in_turns
+from hebrewgpt_nb.bundle import load_bundle
 from hebrewgpt_nb.core import UserError, read_json, resolve, stage_key
 from hebrewgpt_nb.model import get_preset
 
@@ -39,7 +40,7 @@ def test_every_raw_time_is_kept_and_gives_the_rows(report):
         r = next(r for r in made["rows"] if (r["what"], r["dtype"]) == (what, "fp32"))
         ours, theirs = (statistics.median(section["seconds"][f"{side} fp32"]) for side in ("ours", "transformers"))
         assert r["ratio"] == pytest.approx(theirs / ours) and r["ours"] == pytest.approx(ours if what == "ttft" else section["amount"] / ours)
-        assert set(section["distance"]) >= {"ours fp32 eager", "transformers fp32 eager", "transformers bf16 eager"} and not section["failed"]
+        assert set(section["relative_error"]) >= {"ours fp32 eager", "transformers fp32 eager", "transformers bf16 eager"} and not section["failed"]
 
 def test_peak_memory_is_that_of_a_process_of_its_own(report, tmp_path):
     twins = make_twins(tmp_path/"twins", get_preset("tiny"))
@@ -49,42 +50,42 @@ def test_peak_memory_is_that_of_a_process_of_its_own(report, tmp_path):
 
 def test_a_ratio_above_one_is_better_for_us():
     for what in ("prefill", "decode", "train", "ttft", "memory"):
-        assert row(what, "hybrid", "fp32", [1., 1., 1.], [2., 2., 2.])["ratio"] == 2 and row(what, "hybrid", "fp32", [2.], [1.])["ratio"] == .5
-    r = row("decode", "dense", "best", [2.] * 5, [8.] * 5, amount=64)
+        assert make_row(what, "hybrid", "fp32", [1., 1., 1.], [2., 2., 2.])["ratio"] == 2 and make_row(what, "hybrid", "fp32", [2.], [1.])["ratio"] == .5
+    r = make_row("decode", "dense", "best", [2.] * 5, [8.] * 5, amount=64)
     assert (r["ours"], r["theirs"]) == (32, 8)
 
 def test_targets_need_both_ratio_and_share():
-    reached = lambda ratio, share: verdicts([row("prefill", "hybrid", "bf16", [1.], [ratio], share=share)])[0]["reached"]
+    reached = lambda ratio, share: check_targets([make_row("prefill", "hybrid", "bf16", [1.], [ratio], ceiling_share=share)])[0]["reached"]
     assert [reached(3.1, .61), reached(3.1, .59), reached(2.9, .61)] == [True, False, False]
 
 def test_int8_is_held_against_the_best_of_the_peer():
     seconds = {"ours fp32": [4.], "transformers fp32": [6.], "ours bf16": [3.], "transformers bf16": [5.], "ours int8": [1.]}
-    section = dict(seconds=seconds, amount=10, cost=dict(fp32=1e9, bf16=5e8, int8=25e7))
+    section = dict(seconds=seconds, amount=10, required=dict(fp32=1e9, bf16=5e8, int8=25e7))
     top = {"product fp32": 1e9, "product bf16": 1e9, "read fp32": 1e9, "read sum": 1e9}
-    rows = {r["dtype"]: r for r in rows_of("decode", "hybrid", section, top)}
+    rows = {r["dtype"]: r for r in comparison_rows("decode", "hybrid", section, top)}
     assert (rows["int8"]["ratio"], rows["best"]["ratio"], rows["fp32"]["ratio"]) == (5, 5, 1.5)
     assert rows["fp32"]["ceiling_share"] == .25 and rows["best"]["ceiling_share"] == .25
 
 # --- the same before faster -----------------------------------------------------------------------------
 
-WORK = dict(prefill=B.prefill_of, ttft=B.ttft_of, decode=partial(B.decode_of, prompt=8), train=B.gradient_of)
+WORK = dict(prefill=B.time_prefill, ttft=B.time_ttft, decode=partial(B.time_decode, prompt=8), train=B.time_gradient)
 
 @pytest.mark.parametrize("what", WORK)
 def test_both_sides_compute_the_same(twins, what):
     tokens = hebrew_tokens(twins, 1, 40) # the prompt of decode ends within a chunk
     train = what == "train"
-    ours, theirs = (WORK[what](load_side(side, twins, train=train), tokens)[1] for side in ("ours", "transformers"))
-    assert ours.shape == theirs.shape and check_same("transformers fp32 eager", theirs, ours, "fp32") < 2e-5
+    ours, theirs = (WORK[what](load_backend(side, twins, train=train), tokens)[1] for side in ("ours", "transformers"))
+    assert ours.shape == theirs.shape and check_outputs("transformers fp32 eager", theirs, ours, "fp32") < 2e-5
 
 @pytest.mark.parametrize("what", WORK)
 def test_an_altered_peer_stops_it_before_a_clock_is_started(twins, what):
-    side = load_side("transformers", twins, train=what == "train")
+    side = load_backend("transformers", twins, train=what == "train")
     with torch.no_grad(): side.model.model.layers[0].input_layernorm.weight.mul_(1.5)
     tokens, calls = hebrew_tokens(twins, 1, 24), []
-    ours = load_side("ours", twins, train=what == "train")
+    ours = load_backend("ours", twins, train=what == "train")
     def work(side): calls.append(side); return 1., None
     probe = partial(WORK[what], tokens=tokens)
-    with pytest.raises(UserError) as e: race(work, {"ours fp32 eager": ours, "transformers fp32 eager": side}, probe(ours)[1], 5, probe)
+    with pytest.raises(UserError) as e: compare(work, {"ours fp32 eager": ours, "transformers fp32 eager": side}, probe(ours)[1], 5, probe)
     assert not calls and "\n" not in str(e.value) and str(e.value).startswith("transformers fp32 eager: its outputs are ") and str(e.value).endswith("nothing was timed")
 
 def test_the_stage_stops_at_an_altered_export(tmp_path, monkeypatch):
@@ -99,27 +100,27 @@ def test_the_stage_stops_at_an_altered_export(tmp_path, monkeypatch):
     assert not (tmp_path/"run"/"report.json").exists()
 
 def test_a_peer_that_cannot_be_compiled_is_left_out_by_name(twins, capsys):
-    ours, stock, broken = load_side("ours", twins), load_side("transformers", twins), load_side("transformers", twins)
+    ours, stock, broken = load_backend("ours", twins), load_backend("transformers", twins), load_backend("transformers", twins)
     broken.call = lambda **kw: (_ for _ in ()).throw(RuntimeError("no compiler here\nat all"))
-    probe = partial(B.prefill_of, tokens=hebrew_tokens(twins, 1, 24))
-    made = race(probe, {"ours fp32 eager": ours, "transformers fp32 eager": stock, "transformers fp32 compiled": broken}, probe(ours)[1], 5)
-    assert made["failed"] == {"transformers fp32 compiled": "RuntimeError: no compiler here"} and made["how"]["transformers fp32"] == "eager"
+    probe = partial(B.time_prefill, tokens=hebrew_tokens(twins, 1, 24))
+    made = compare(probe, {"ours fp32 eager": ours, "transformers fp32 eager": stock, "transformers fp32 compiled": broken}, probe(ours)[1], 5)
+    assert made["failed"] == {"transformers fp32 compiled": "RuntimeError: no compiler here"} and made["mode"]["transformers fp32"] == "eager"
     assert "transformers fp32 compiled is left out" in capsys.readouterr().out
     broken.call = broken.model
     ours.model.forward = broken.call # an error of ours is never left out
-    with pytest.raises(Exception): race(probe, {"ours fp32 eager": ours}, None, 5)
+    with pytest.raises(Exception): compare(probe, {"ours fp32 eager": ours}, None, 5)
 
 def test_the_compiled_peer_is_tried_with_a_static_cache(tmp_path, monkeypatch):
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model, **kw: real(model, backend="eager", **kw)) # traced, not compiled to C++, which takes a minute
-    made = B.measure("decode", make_twins(tmp_path/"twins", get_preset("tiny")), {"product fp32": 1e12, "product bf16": 1e12, "read fp32": 1e12, "read bf16": 1e12}, prefill=16, prompt=8, new=4, rows=1, repeats=5, compiled=True, slowest=40.)
-    assert not made["failed"] and {"transformers fp32 compiled", "transformers bf16 compiled"} <= set(made["tried"])
+    made = B.measure("decode", make_twins(tmp_path/"twins", get_preset("tiny")), {"product fp32": 1e12, "product bf16": 1e12, "read fp32": 1e12, "read bf16": 1e12}, prefill=16, prompt=8, new=4, rows=1, repeats=5, compiled=True, max_seconds=40.)
+    assert not made["failed"] and {"transformers fp32 compiled", "transformers bf16 compiled"} <= set(made["trial"])
 
 def test_the_fastest_variant_goes_on_and_turns_alternate():
     order, cost = [], {"ours fp32 eager": 3., "transformers fp32 eager": 2., "transformers fp32 compiled": 1.}
     def work(side): order.append(side); return cost[side], torch.ones(3)
-    made = race(work, {name: name for name in cost}, torch.ones(3), 5)
-    assert made["how"] == {"ours fp32": "eager", "transformers fp32": "compiled"} and made["seconds"]["transformers fp32"] == [1.] * 5
+    made = compare(work, {name: name for name in cost}, torch.ones(3), 5)
+    assert made["mode"] == {"ours fp32": "eager", "transformers fp32": "compiled"} and made["seconds"]["transformers fp32"] == [1.] * 5
     assert order[-10:] == ["ours fp32 eager", "transformers fp32 compiled"] * 5
 
 def test_a_dtype_that_the_peer_cannot_run_in_time_is_held_against_its_best(tmp_path, monkeypatch, capsys):
@@ -131,7 +132,8 @@ def test_a_dtype_that_the_peer_cannot_run_in_time_is_held_against_its_best(tmp_p
     assert list(raw["failed"]) == ["transformers bf16 eager"] and "ours bf16" in raw["seconds"]
     assert rows["bf16"]["theirs"] == rows["fp32"]["theirs"] and "Not measured: prefill hybrid bf16" in (tmp_path/"run"/"report.md").read_text()
 
-@pytest.mark.parametrize("given, says", [(dict(repeats=4), "repeats is 4"), (dict(preset="dense-296m"), "attention and Mamba-2"), (dict(only="x"), "no section"), (dict(prefill=400), "within the context"), (dict(new=0), "give 1 or more")], ids=str)
+@pytest.mark.parametrize("given, says", [(dict(repeats=4), "repeats is 4"), (dict(preset="dense-296m", only="hybrid"), "they are dense, and prefill"), (dict(only="x"), "no section"),
+    (dict(prefill=250), r"prefill \+ new is 250 \+ 8 = 258 tokens, more than the model's context of 256"), (dict(prompt=250), r"prompt \+ new is 250 \+ 8"), (dict(new=0), "give a number above 0")], ids=str)
 def test_what_cannot_be_measured(tmp_path, given, says):
     with pytest.raises(UserError, match=says): bench(run=str(tmp_path/"run"), **given)
 
@@ -145,17 +147,58 @@ def test_the_job_file_names_real_parameters():
     key = stage_key(bench, job)
     assert (key["preset"], key["threads"], key["only"], key["compiled"]) == ("hybrid-119m", 2, "", True) and set(job) == set(key) - {"seed"}
 
-@pytest.mark.parametrize("kind", ["f16", "q8_0"])
-def test_the_weights_for_llama_cpp_are_ours(kind, tmp_path):
-    gguf = pytest.importorskip("gguf", reason="only `make bench-llama` installs it")
+def test_turns_alternate_and_the_first_is_not_counted():
+    order = []
+    seconds = time_in_turns({"a": lambda: order.append("a") or 1., "b": lambda: order.append("b") or 2.}, repeats=3, clock=lambda form: form())
+    assert order == ["a", "b"] * 4 and seconds == {"a": [1.] * 3, "b": [2.] * 3}
+
+def test_what_cannot_end_in_time_gives_a_report_without_rows(tmp_path, capsys):
+    made = bench(run=str(tmp_path/"run"), only="dense train", prefill=24, prompt=8, new=4, rows=1, max_seconds=1e-9)
+    assert made["rows"] == [] and "transformers fp32 eager is left out" in capsys.readouterr().out
+    assert "train dense best" in (tmp_path/"run"/"report.md").read_text()
+
+# --- llama.cpp ---------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def job():
     from importlib.util import module_from_spec, spec_from_file_location
     spec = spec_from_file_location("bench_llama", resolve("jobs/bench_llama.py"))
-    job = module_from_spec(spec); spec.loader.exec_module(job)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+def test_what_llama_cpp_needs_is_said_in_one_line(job, tmp_path, monkeypatch):
+    given = job.DEFAULTS | dict(run=str(tmp_path/"run"), preset="tiny", node=str(tmp_path))
+    monkeypatch.setattr(job.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="^no `node` here: install Node 20 or later"): job.bench_llama(**given)
+    monkeypatch.setattr(job.shutil, "which", lambda name: "/usr/bin/node")
+    with pytest.raises(UserError, match="no node-llama-cpp in it; `make bench-llama` installs it"): job.bench_llama(**given)
+    assert not (tmp_path/"run").exists()
+
+def test_names_and_shapes_for_llama_cpp(job):
+    model = B.HebrewGPT(get_preset("tiny", pattern="A"))
+    tensors = job.gguf_tensors(model)
+    assert sum(t.numel() for t in tensors.values()) == sum(p.numel() for p in model.parameters())
+    assert tensors["blk.1.attn_k.weight"].equal(model.blocks[1].attn.qkv.weight.chunk(3)[1])
+    assert job.gguf_settings(model.cfg)["add_block_count"] == 2
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0"])
+def test_the_weights_for_llama_cpp_are_ours(job, kind, tmp_path):
+    gguf = pytest.importorskip("gguf", reason="only `make bench-llama` installs it")
     folder = make_twins(tmp_path/"twins", get_preset("tiny", pattern="A"))
-    model, tok = B.load_bundle(folder/"bundle")
+    model, tok = load_bundle(folder/"bundle")
     tensors = {t.name: t for t in gguf.GGUFReader(str(job.write_gguf(model, tok, tmp_path/"x.gguf", kind))).tensors}
     for name, w in job.gguf_tensors(model).items():
         t = tensors[name]
         made = torch.tensor(gguf.quants.dequantize(t.data, t.tensor_type)).view(w.shape)
         assert (made - w).abs().max() <= (0.005 if kind == "q8_0" else 5e-4) * w.abs().max(), name
     assert len(tensors) == len(job.gguf_tensors(model))
+
+def test_llama_cpp_side_by_side(job, tmp_path):
+    if missing := job.find_missing(resolve("build/llama")): pytest.skip(missing)
+    given = dict(preset="tiny", prefill=24, prompt=8, new=4, threads=1)
+    report = job.bench_llama(**job.DEFAULTS | given | dict(run=str(tmp_path/"run")))
+    assert {(r["what"], r["dtype"]) for r in report["rows"]} >= {("prefill", "bf16"), ("ttft", "int8"), ("decode", "best")}
+    assert {r["peer"] for r in report["rows"]} == {"llama.cpp"} and all(r["ratio"] > 0 for r in report["rows"])
+    errors = read_json(tmp_path/"run"/"raw.json")["decode"]["relative_error"]
+    assert errors["llama.cpp bf16 f16"] < 2e-3 and errors["llama.cpp int8 q8_0"] < 3e-2
