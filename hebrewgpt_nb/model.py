@@ -32,6 +32,7 @@ PRESETS = {
     "hybrid-1b": ModelConfig(width=2048, depth=20, heads=16, hidden=5184),
 }
 
+# %% ../nbs/02_model.ipynb #844d045f
 Preset = Literal[tuple(PRESETS)] # of a parameter: another name is refused before a stage begins
 
 def get_preset(name: str, **changes) -> ModelConfig:
@@ -45,6 +46,7 @@ def init_weights(module: nn.Module):
     if isinstance(module, (nn.Linear, nn.Embedding)): nn.init.normal_(module.weight, std=.02)
     if hasattr(module, "init_vectors"): module.init_vectors()
 
+# %% ../nbs/02_model.ipynb #8dd0e1e4
 def init_outputs(blocks: nn.ModuleList):
     "The layers that write to the residual stream: std 0.02 / sqrt(2 * depth)."
     for block in blocks:
@@ -59,6 +61,7 @@ def embed_tokens(embedding: nn.Module, tokens: torch.Tensor) -> torch.Tensor: # 
         raise UserError(f"tokens {tokens.min().item()} to {tokens.max().item()}: the model's vocabulary is 0 to "
                         f"{len(embedding.weight) - 1}; use the tokenizer it was trained with") from None
 
+# %% ../nbs/02_model.ipynb #6c363f67
 def head_weight(embedding: nn.Module) -> torch.Tensor: # (V, D)
     "The matrix of the head; raises `UserError` for an adapter around the embedding."
     if isinstance(embedding, nn.Embedding): return embedding.weight
@@ -166,6 +169,7 @@ def matrix_layers(module: nn.Module):
         if isinstance(weight, torch.Tensor) and weight.ndim == 2: yield child
         else: yield from matrix_layers(child)
 
+# %% ../nbs/02_model.ipynb #eb1c031f
 def describe_matrix(layer: nn.Module) -> str:
     "Class, dtype and adapter of a layer."
     return f"{type(layer).__name__} {str(layer.weight.dtype)[6:]}{' + LoRA' if hasattr(layer, 'lora_A') else ''}"

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FEW_INT8', 'FEW_BF16', 'FEW', 'C_MIXERS', 'PLAIN', 'DTYPES', 'quantize_rows', 'has_bf16', 'multiply_without_c',
-           'has_int8_kernel', 'PackedLinear', 'PackedEmbedding', 'PackedSwiGLU', 'is_plain_swiglu', 'pack', 'frozen',
+           'has_int8_kernel', 'PackedLinear', 'PackedEmbedding', 'PackedSwiGLU', 'is_plain_swiglu', 'frozen', 'pack',
            'fields', 'CBlock', 'CModel', 'CWorkspace', 'attention_vectors', 'mamba_vectors', 'swiglu_matrices',
-           'make_workspace', 'PackedCache', 'call_step', 'CStep', 'PackedGPT', 'make_step', 'describe_decoding',
-           'quantize_for_decoding']
+           'make_workspace', 'PackedCache', 'call_step', 'CStep', 'PackedGPT', 'make_step', 'why_no_step',
+           'describe_decoding', 'quantize_for_decoding']
 
 # %% ../nbs/engine/5_quantize.ipynb #2f9d255e
 import copy
@@ -40,6 +40,7 @@ def has_bf16() -> bool:
 FEW_INT8, FEW_BF16 = 16, 4 # rows up to which the small form is faster, without C
 FEW = 32 # float32 rows up to which `W @ x.T` is faster than `x @ W.T`
 
+# %% ../nbs/engine/5_quantize.ipynb #2124fec7
 def multiply_without_c(x: torch.Tensor, # (M, K)
                        weight: torch.Tensor, scale: torch.Tensor | None, # (N, K), (N,)
                        int8_kernel: bool, bf16_product: bool, # whether PyTorch has a fast one for this weight
@@ -111,6 +112,12 @@ def is_plain_swiglu(module: nn.Module) -> bool:
     "A SwiGLU without an adapter on any of its layers."
     return type(module) is SwiGLU and all(type(layer) is Linear for layer in module.children())
 
+# %% ../nbs/engine/5_quantize.ipynb #8317c935
+def frozen(p: torch.Tensor) -> nn.Parameter:
+    "A parameter in float32, as activations are, without a gradient."
+    return nn.Parameter(p.detach().float(), requires_grad=False)
+
+# %% ../nbs/engine/5_quantize.ipynb #74da8be9
 def pack(module: nn.Module, dtype: torch.dtype,
          get=lambda p: p, # parameter -> its values; of a model on the meta device, they may come from a file
         ) -> nn.Module:
@@ -125,23 +132,22 @@ def pack(module: nn.Module, dtype: torch.dtype,
                     for name, child in module._modules.items()}
     return PackedGPT.of(new) if isinstance(new, HebrewGPT) else new # see below
 
-def frozen(p: torch.Tensor) -> nn.Parameter:
-    "A parameter in float32, as activations are, without a gradient."
-    return nn.Parameter(p.detach().float(), requires_grad=False)
-
 # %% ../nbs/engine/5_quantize.ipynb #ba9f9dc1
 def fields(type_, names: str) -> list: return [(name, type_) for name in names.split()]
 
+# %% ../nbs/engine/5_quantize.ipynb #f9fdd083
 class CBlock(ctypes.Structure):
     "A block as C sees it."
     _fields_ = [*fields(ctypes.c_int64, "mamba"), *fields(ctypes.c_void_p, "ln1 ln2"),
                 *fields(Matrix, "in_ out gate up down"), *fields(ctypes.c_void_p, "conv bias dt_bias A D norm")]
 
+# %% ../nbs/engine/5_quantize.ipynb #9262caea
 class CModel(ctypes.Structure):
     "A model as C sees it."
     _fields_ = [*fields(ctypes.c_int64, "depth width heads head_dim inner mamba_heads state taps"),
                 *fields(ctypes.c_double, "eps"), *fields(ctypes.c_void_p, "norm blocks")]
 
+# %% ../nbs/engine/5_quantize.ipynb #13b40f67
 class CWorkspace(ctypes.Structure):
     "What a step writes into: activations, attention scores, and activations rounded to integers with their scale."
     _fields_ = fields(ctypes.c_void_p, "h wide conv scores scale rounded")
@@ -154,8 +160,10 @@ def mamba_vectors(mixer: Mamba2) -> tuple:
     A = -mixer.A_log.float().exp()
     return mixer.conv1d.weight[:, 0].T, mixer.conv1d.bias, mixer.dt_bias, A, mixer.D, mixer.norm.weight
 
+# %% ../nbs/engine/5_quantize.ipynb #b0ec132c
 C_MIXERS = {Attention: attention_vectors, Mamba2: mamba_vectors}
 
+# %% ../nbs/engine/5_quantize.ipynb #587c62dd
 def swiglu_matrices(mlp: nn.Module) -> list: # packed
     "Gate, up and down as C sees them; of a joint gate and up, the halves."
     if not isinstance(mlp, PackedSwiGLU): return [mlp.gate.matrix(), mlp.up.matrix(), mlp.down.matrix()]
@@ -171,6 +179,7 @@ def make_workspace(cfg, rows: int, length: int) -> tuple: # CWorkspace, and the 
     parts.append(torch.empty(rows, wide, dtype=torch.int16))
     return CWorkspace(*(t.data_ptr() for t in parts)), parts
 
+# %% ../nbs/engine/5_quantize.ipynb #d1fcc4c0
 class PackedCache(Cache):
     "A cache with the workspace of its steps."
     workspace = None # CWorkspace and its tensors, made at the first step
@@ -246,10 +255,18 @@ class PackedGPT(HebrewGPT):
 PLAIN = (nn.Dropout, nn.Conv1d, nn.ModuleList, RMSNorm, Block, SwiGLU, *C_MIXERS,
          PackedGPT, PackedEmbedding, PackedLinear, PackedSwiGLU)
 
+# %% ../nbs/engine/5_quantize.ipynb #800b011e
 def make_step(model: PackedGPT) -> CStep | None:
     "The step of a model that C can make as it is."
     plain = all(type(m) in PLAIN for m in model.modules())
     return CStep(model) if library() and plain and model.ln_f.weight.device.type == "cpu" else None
+
+# %% ../nbs/engine/5_quantize.ipynb #301d092a
+def why_no_step(packed: nn.Module) -> str:
+    "What keeps a model on a CPU from a step in C."
+    if any(hasattr(m, "lora_A") for m in packed.modules()): return "adapters are in place"
+    unknown = {type(m).__name__ for m in packed.modules() if type(m) not in PLAIN}
+    return f"C does not know {', '.join(sorted(unknown))}"
 
 # %% ../nbs/engine/5_quantize.ipynb #394869c0
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, int8=torch.int8)
@@ -261,7 +278,7 @@ def describe_decoding(packed: nn.Module, dtype: torch.dtype, device: str) -> str
              torch.bfloat16: f"bfloat16 products{'' if has_bf16() else ' for a few rows'}"}[dtype]
     steps = [m.step for m in packed.modules() if isinstance(m, PackedGPT)]
     if in_c and all(steps): token = "a step in one call of C"
-    elif in_c: token = "products in C, module by module (adapters are in place)"
+    elif in_c: token = f"products in C, module by module ({why_no_step(packed)})"
     prompt = "bfloat16" if dtype == torch.bfloat16 and has_bf16() else "float32"
     where = " in C" if in_c and prompt == "float32" else ""
     return f"decoding on {device}: {str(dtype)[6:]} weights, {token}; prompts by {prompt} products{where}"
