@@ -75,9 +75,8 @@ class Cache:
         self.n, self.length, self.device = 0, length, device
         self.begin = None # (B,) as of `AttentionCache`
         self.layers = [KINDS[kind].cache(cfg, batch, length, device, dtype) for kind in cfg.blocks]
-        positions = any(KINDS[kind].positions for kind in cfg.blocks)
-        everywhere = torch.arange(length, device=device)
-        self.table = rope_angles(everywhere, cfg.head_dim, cfg.rope_theta) if positions else None
+        positions, rotary = torch.arange(length, device=device), any(KINDS[kind].rotary for kind in cfg.blocks)
+        self.table = rope_angles(positions, cfg.head_dim, cfg.rope_theta) if rotary else None
     def rope(self, T: int) -> list: # cos, sin: (T, head_dim/2), or (B, 1, T, head_dim/2)
         "Angles of the next `T` positions of each row."
         check_length(self.n + T, self.length)
@@ -102,7 +101,7 @@ class Trunk(nn.Module):
         self.drop = nn.Dropout(cfg.dropout)
         self.blocks = nn.ModuleList(Block(cfg, kind) for kind in cfg.blocks)
         self.ln_f = RMSNorm(cfg.width, cfg.eps)
-        self.positions = any(KINDS[kind].positions for kind in cfg.blocks)
+        self.rotary = any(KINDS[kind].rotary for kind in cfg.blocks)
         self.apply(init_weights)
         init_outputs(self.blocks)
     def rope(self, tokens, docs=None, cache=None): # cos, sin: broadcast to (B, H, T, head_dim/2)
@@ -116,7 +115,7 @@ class Trunk(nn.Module):
         if cache is not None and docs is not None:
             raise ValueError("a cache holds one document a row: give docs or cache")
         x, rope, mask = self.drop(embed_tokens(self.tok_emb, tokens)), None, None
-        if self.positions: rope, mask = self.rope(tokens, docs, cache), attention_mask(docs)
+        if self.rotary: rope, mask = self.rope(tokens, docs, cache), attention_mask(docs)
         caches = [None] * len(self.blocks) if cache is None else cache.layers
         for block, own in zip(self.blocks, caches): x = block(x, rope, mask, docs, own)
         if cache is not None: cache.n += tokens.shape[1]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FEW_INT8', 'FEW_BF16', 'FEW', 'C_MIXERS', 'PLAIN', 'DTYPES', 'quantize_rows', 'has_bf16', 'multiply_without_c',
            'has_int8_kernel', 'PackedLinear', 'PackedEmbedding', 'PackedSwiGLU', 'is_plain_swiglu', 'frozen', 'pack',
-           'fields', 'CBlock', 'CModel', 'CWorkspace', 'attention_vectors', 'mamba_vectors', 'swiglu_matrices',
+           'struct_fields', 'CBlock', 'CModel', 'CWorkspace', 'attention_vectors', 'mamba_vectors', 'swiglu_matrices',
            'make_workspace', 'PackedCache', 'call_step', 'CStep', 'PackedGPT', 'make_step', 'why_no_step',
            'describe_decoding', 'quantize_for_decoding']
 
@@ -133,24 +133,25 @@ def pack(module: nn.Module, dtype: torch.dtype,
     return PackedGPT.of(new) if isinstance(new, HebrewGPT) else new # see below
 
 # %% ../nbs/engine/5_quantize.ipynb #ba9f9dc1
-def fields(type_, names: str) -> list: return [(name, type_) for name in names.split()]
+def struct_fields(type_, names: str) -> list: return [(name, type_) for name in names.split()]
 
 # %% ../nbs/engine/5_quantize.ipynb #f9fdd083
 class CBlock(ctypes.Structure):
     "A block as C sees it."
-    _fields_ = [*fields(ctypes.c_int64, "mamba"), *fields(ctypes.c_void_p, "ln1 ln2"),
-                *fields(Matrix, "in_ out gate up down"), *fields(ctypes.c_void_p, "conv bias dt_bias A D norm")]
+    _fields_ = [*struct_fields(ctypes.c_int64, "mamba"), *struct_fields(ctypes.c_void_p, "ln1 ln2"),
+                *struct_fields(Matrix, "in_ out gate up down"),
+                *struct_fields(ctypes.c_void_p, "conv bias dt_bias A D norm")]
 
 # %% ../nbs/engine/5_quantize.ipynb #9262caea
 class CModel(ctypes.Structure):
     "A model as C sees it."
-    _fields_ = [*fields(ctypes.c_int64, "depth width heads head_dim inner mamba_heads state taps"),
-                *fields(ctypes.c_double, "eps"), *fields(ctypes.c_void_p, "norm blocks")]
+    _fields_ = [*struct_fields(ctypes.c_int64, "depth width heads head_dim inner mamba_heads state taps"),
+                *struct_fields(ctypes.c_double, "eps"), *struct_fields(ctypes.c_void_p, "norm blocks")]
 
 # %% ../nbs/engine/5_quantize.ipynb #13b40f67
 class CWorkspace(ctypes.Structure):
     "What a step writes into: activations, attention scores, and activations rounded to integers with their scale."
-    _fields_ = fields(ctypes.c_void_p, "h wide conv scores scale rounded")
+    _fields_ = struct_fields(ctypes.c_void_p, "h wide conv scores scale rounded")
 
 # %% ../nbs/engine/5_quantize.ipynb #f19dcc9e
 def attention_vectors(mixer: Attention) -> tuple: return () # it has none
@@ -242,7 +243,7 @@ class PackedGPT(HebrewGPT):
         single = docs is None and isinstance(cache, PackedCache) and tokens.shape[1] == 1 and len(tokens) <= MOST_ROWS
         if not (self.step and single): return super().hidden(tokens, docs, cache)
         x = self.drop(embed_tokens(self.tok_emb, tokens))
-        x = self.step(x, self.rope(tokens, cache=cache) if self.positions else None, cache)
+        x = self.step(x, self.rope(tokens, cache=cache) if self.rotary else None, cache)
         cache.n += 1
         return x
     def head(self, h): # (B, T, D) -> (B, T, V)

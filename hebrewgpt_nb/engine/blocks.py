@@ -32,7 +32,7 @@ class BlockKind:
     cache: type # cache(cfg, batch, length, device, dtype), which has `fill` and `tensors`
     matrices: tuple # its layers that read from the residual stream and, the last, write to it
     flops: Callable # (cfg, T) -> operations a token, forward, in a context of T
-    positions: bool = False # wants rotary angles, and a mask where documents share a row
+    rotary: bool = False # wants the angles of positions, and a mask where documents share a row
     check: Callable = lambda cfg: None # raises `UserError` for sizes that it cannot have
     paths: Callable = lambda weight: {} # part -> the implementation that weights like this one run on
     stock: dict = field(default_factory=dict) # own weight -> its names in the stock twin, rows in this order
@@ -236,7 +236,7 @@ def attention_paths(weight: torch.Tensor) -> dict:
     return dict(attention="scaled_dot_product_attention", documents=masked)
 
 # %% ../../nbs/engine/4_blocks.ipynb #65df0d32
-KINDS["A"] = BlockKind("attn", Attention, AttentionCache, ("qkv", "proj"), attention_flops, positions=True,
+KINDS["A"] = BlockKind("attn", Attention, AttentionCache, ("qkv", "proj"), attention_flops, rotary=True,
                        paths=attention_paths, stock={
     "qkv.weight": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
     "proj.weight": ("self_attn.o_proj.weight",)})
