@@ -7,6 +7,7 @@ import torch
 from hebrewgpt_nb.bundle import SAMPLING, find_bundle, load_bundle
 from hebrewgpt_nb.core import UserError, read_json, resolve
 from hebrewgpt_nb.generate import chat_reply
+from hebrewgpt_nb.model import count_parameters
 from hebrewgpt_nb.tokenizer import encode_prompt
 
 MAX_CHARS, MAX_NEW, MAX_SECONDS, MAX_WAITING, MAX_MESSAGES = 2000, 400, 60, 16, 40 # of a question, an answer, an answer, the queue, a chat
@@ -58,7 +59,7 @@ class Bot:
 
     def facts(self) -> str:
         "The model in numbers."
-        figures = [f"{sum(p.numel() for p in self.model.parameters()):,} פרמטרים", f"הקשר של {self.model.cfg.context:,} אסימונים", f"אוצר של {self.tok.vocab_size:,} אסימונים"]
+        figures = [f"{count_parameters(self.model):,} פרמטרים", f"הקשר של {self.model.cfg.context:,} אסימונים", f"אוצר של {self.tok.vocab_size:,} אסימונים"]
         bpb = self.info.get("bpb")
         bpb = bpb.get("macro") if isinstance(bpb, dict) else bpb
         return " · ".join(figures if bpb is None else [*figures, f"{bpb:.3f} ביטים לבייט בטקסטים שלא ראה"])

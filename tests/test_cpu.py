@@ -7,7 +7,7 @@ from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.engine.cpu import MOST_ROWS, WORTH, Matrix, gemm, library, linear, matvec
 from hebrewgpt_nb.generate import next_logits
 from hebrewgpt_nb.model import Linear
-from hebrewgpt_nb.engine.quantize import DTYPES, quantize_for_decoding
+from hebrewgpt_nb.quantize import DTYPES, quantize_for_decoding
 from conftest import small
 
 compiled = pytest.mark.skipif(not library(), reason="needs a C compiler")
@@ -37,7 +37,7 @@ def test_no_sum_of_int8_overflows(k):
     w, x = torch.full((3, k), 127, dtype=torch.int8), torch.ones(1, k) * 3
     torch.testing.assert_close(matvec(Matrix.of(w, torch.ones(3)), x), torch.full((1, 3), 381. * k), rtol=1e-3, atol=0)
 
-def decoded(model, prompts: list, new: torch.Tensor): # (B, T) -> scores of every step
+def decoded(model, prompts: list, new: torch.Tensor): # (B, T) -> logits of every step
     caches = [model.make_cache(length=len(p)) for p in prompts]
     with torch.inference_mode():
         for p, cache in zip(prompts, caches): model(torch.tensor([p]), cache=cache, last_only=True)
@@ -110,11 +110,11 @@ def test_no_step_reads_where_weights_were(kind, dtype):
 WITHOUT = """
 import torch
 from hebrewgpt_nb.model import HebrewGPT, get_preset
-from hebrewgpt_nb.engine.quantize import prepare
+from hebrewgpt_nb.quantize import quantize_for_decoding
 torch.manual_seed(0)
 model, tokens = HebrewGPT(get_preset("tiny")).eval(), torch.arange(8, 20)[None]
 for dtype in ("int8", "bfloat16", "float32"):
-    packed = prepare(model, dtype)
+    packed = quantize_for_decoding(model, dtype)
     assert packed.step is None
     cache = packed.make_cache()
     with torch.inference_mode():
@@ -172,7 +172,7 @@ def test_a_layer_learns_as_pytorch_s_does(layout):
         m.setattr("hebrewgpt_nb.engine.cpu.gemm", lambda *args: called.append(1) or gemm(*args))
         mine = learned(net)
         assert called
-        m.setattr("hebrewgpt_nb.model.linear", torch.nn.functional.linear)
+        m.setattr("hebrewgpt_nb.engine.blocks.linear", torch.nn.functional.linear)
         for a, b in zip(mine, learned(net)): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * b.abs().max().item())
 
 def test_where_pytorch_is_asked():

@@ -2,10 +2,13 @@
 import pytest, torch, torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from transformers.models.bamba.modeling_bamba import BambaConfig, BambaMixer, mamba2_chunk_scan
+import hebrewgpt_nb.engine.blocks as B
 import hebrewgpt_nb.model as M
 from hebrewgpt_nb.core import UserError
-from hebrewgpt_nb.model import HebrewGPT, Mamba2, ModelConfig, PRESETS, count_parameters, get_preset, ssd, ssd_step
-from hebrewgpt_nb.engine.quantize import quantize_for_decoding
+from hebrewgpt_nb.engine.cpu import library
+from hebrewgpt_nb.engine.scan import ssd, ssd_step
+from hebrewgpt_nb.model import HebrewGPT, Mamba2, ModelConfig, PRESETS, count_parameters, get_preset
+from hebrewgpt_nb.quantize import quantize_for_decoding
 from hebrewgpt_nb.sft import add_lora
 from conftest import fill, small
 
@@ -129,6 +132,50 @@ def test_several_tokens_at_once_on_a_cache_that_is_not_empty(pattern):
     assert at == 110
     assert (torch.cat(pieces, 1) - model(tokens)).abs().max() < 1e-4
 
+# --- a new kind of block ---------------------------------------------------------------------------------
+
+class Mean(torch.nn.Module):
+    "A mixer for the test alone: the mean of what a document has said so far."
+    def __init__(self, cfg):
+        super().__init__()
+        self.out = M.Linear(cfg.width, cfg.width)
+    def forward(self, x, rope=None, mask=None, docs=None, cache=None):
+        if cache is None:
+            n = torch.arange(x.shape[1]).expand(x.shape[:2]) if docs is None else M.doc_positions(docs)
+            seen = (torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])) # (T, T)
+            return self.out(((seen >= 0) & (seen <= n[..., None])).to(x.dtype) @ x / (n[..., None] + 1))
+        total = cache.total[:, None] + x.cumsum(1)
+        count = cache.count + torch.arange(1, x.shape[1] + 1)
+        cache.total, cache.count = total[:, -1], cache.count + x.shape[1]
+        return self.out(total / count[:, None])
+
+class MeanCache:
+    def __init__(self, cfg, batch, length, device, dtype): self.total, self.count = torch.zeros(batch, cfg.width, device=device, dtype=dtype), 0
+    @property
+    def tensors(self): return (self.total,)
+
+@pytest.fixture
+def mean_kind(monkeypatch):
+    "A third row of the table, and nothing else."
+    monkeypatch.setitem(B.KINDS, "E", B.BlockKind("mean", Mean, MeanCache, ("out",), lambda cfg, T: 2 * cfg.width**2))
+
+def test_a_new_kind_is_a_row_of_the_table(mean_kind, capsys):
+    model, tokens = small("AEM"), torch.randint(97, (2, 50), generator=torch.Generator().manual_seed(0))
+    assert "blocks.1.mean.out.weight" in model.state_dict() and B.KINDS["E"].flops(model.cfg, 9) == 2 * model.blocks[1].mean.out.weight.numel()
+    fresh = HebrewGPT(get_preset("tiny", pattern="E", depth=8, width=256, heads=8))
+    assert abs(fresh.blocks[3].mean.out.weight.std() / (.02 / 4) - 1) < .05 # it writes to the residual stream
+    check_packed_equals_apart(model, [31, 3, 34]); check_no_leak(model, [31, 34])
+    for ready, eps in ((model, 1e-5), (quantize_for_decoding(model, "float32"), 1e-5), (quantize_for_decoding(model, "int8"), .01)):
+        cache = ready.make_cache(batch=2)
+        with torch.no_grad(): steps = torch.cat([ready(part, cache=cache) for part in tokens.split([20] + [1] * 30, 1)], 1)
+        assert (steps - ready(tokens)).norm() < eps * steps.norm() and (steps - model(tokens)).norm() < .1 * steps.norm()
+        assert count_parameters(ready) == count_parameters(model.cfg)
+    assert M.describe_paths(ready)["decoding"] == "module by module" and (not library() or "C does not know Mean" in capsys.readouterr().out)
+    assert M.forward_flops(model.cfg, 9) - M.forward_flops(small("AM", depth=2).cfg, 9) == 2 * (64**2 + 3 * 64 * 192)
+
+def test_without_its_row_a_letter_is_refused():
+    with pytest.raises(UserError, match="letters A and M"): small("AEM")
+
 def test_a_cache_does_not_take_documents():
     model = small()
     with pytest.raises(ValueError, match="docs or cache"): model(torch.zeros(1, 4, dtype=torch.long), docs=torch.zeros(1, 4, dtype=torch.long), cache=model.make_cache())
@@ -191,7 +238,7 @@ def test_gradients_of_a_packed_row_are_the_sum_of_the_documents():
     for p, parts in zip(packed, zip(*apart)): close(p, sum(parts), 1e-5)
 
 # Each test below puts one leak back, and the checks above must then fail: a check that cannot fail proves nothing.
-scan, conv = M.ssd, M.causal_conv
+scan, conv = B.ssd, B.causal_conv
 LEAKS = {"attention": ("doc_mask", lambda docs: torch.ones(docs.shape[1], docs.shape[1], dtype=torch.bool).tril().expand(len(docs), 1, -1, -1)),
          "state": ("ssd", lambda x, dt, A, B, C, chunk, docs=None, S=None: scan(x, dt, A, B, C, chunk, None, S)),
          "convolution": ("causal_conv", lambda x, weight, bias, docs=None: conv(x, weight, bias))}
@@ -200,7 +247,7 @@ LEAKS = {"attention": ("doc_mask", lambda docs: torch.ones(docs.shape[1], docs.s
 @pytest.mark.parametrize("leak", LEAKS)
 def test_a_leak_put_back_is_caught(leak, lengths, monkeypatch):
     check_no_leak(small(), lengths)
-    monkeypatch.setattr(M, *LEAKS[leak])
+    monkeypatch.setattr(B, *LEAKS[leak])
     with pytest.raises(AssertionError, match="differs by"): check_no_leak(small(), lengths, eps=1e-3)
     with pytest.raises(AssertionError, match="differs by"): check_packed_equals_apart(small(), lengths, eps=1e-3)
 
