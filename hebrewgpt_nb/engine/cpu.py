@@ -63,8 +63,8 @@ def load_c(source: str) -> ctypes.CDLL | None: # None, said aloud, where there i
     try: return ctypes.CDLL(str(compile_c(source)))
     except (OSError, subprocess.CalledProcessError) as e:
         said = (getattr(e, "stderr", "") or str(e)).strip().splitlines()
-        announce(f"decoding in C FALLBACK: {said[0] if said else e}; install a C compiler (apt install gcc) or name one "
-                 "in CC, and see that ~/.cache can be written; until then PyTorch decodes, a few times slower")
+        announce(f"decoding in C FALLBACK: {said[0] if said else e}; install a C compiler (apt install gcc) or name "
+                 "one in CC, and see that ~/.cache can be written; until then PyTorch decodes, a few times slower")
         return None
 
 # %% ../../nbs/engine/2_cpu.ipynb #5459bbcf
@@ -100,7 +100,7 @@ def address(t: torch.Tensor | None) -> ctypes.c_void_p:
     "Where the numbers of `t` lie."
     return ctypes.c_void_p(None if t is None else t.data_ptr())
 
-# %% ../../nbs/engine/2_cpu.ipynb #80729702
+# %% ../../nbs/engine/2_cpu.ipynb #b34c93fa
 class Matrix(ctypes.Structure):
     "A weight matrix as C sees it."
     _fields_ = [("w", ctypes.c_void_p), ("scale", ctypes.c_void_p),
@@ -239,13 +239,13 @@ def thread_count() -> ctypes.c_int64:
     "As many threads as PyTorch uses."
     return ctypes.c_int64(torch.get_num_threads())
 
-# %% ../../nbs/engine/2_cpu.ipynb #24383678
+# %% ../../nbs/engine/2_cpu.ipynb #deeeef36
 MOST_ROWS = 16 # vectors at a time; for more, `gemm` is as fast or faster
 
 def matvec(A: Matrix, x: torch.Tensor, # (B, K) float32
           ) -> torch.Tensor: # (B, N) float32
     "`x @ A.T` for a few rows; only where there is a `library`. Raises `ValueError` for a transposed matrix."
-    if A.transposed: raise ValueError("matvec reads row by row, and this matrix is transposed: give weight.contiguous()")
+    if A.transposed: raise ValueError("matvec reads row by row, not a transposed matrix: give weight.contiguous()")
     x = x.contiguous()
     q, scale, y = torch.empty(len(x), A.k, dtype=torch.int16), x.new_empty(len(x)), x.new_empty(len(x), A.n)
     batch = ctypes.c_int64(len(x))
@@ -547,8 +547,8 @@ static void rotate(const float *x, const float *cosine, const float *sine, int64
 # %% ../../nbs/engine/2_cpu.ipynb #6942ada2
 C_CODE["attend"] = r"""
 /* y (d) = softmax(keys @ q / sqrt(d)) @ values over the positions begin..n; p holds the weights */
-static void attend(const float *q, const float *keys, const float *values, int64_t d, int64_t begin, int64_t n, float *p,
-                   float *y) {
+static void attend(const float *q, const float *keys, const float *values, int64_t d, int64_t begin, int64_t n,
+                   float *p, float *y) {
   float largest = -INFINITY, sum = 0;
   for (int64_t t = begin; t <= n; t++) {
     p[t] = dot_f32(keys + t*d, q, d) / sqrtf(d);
@@ -627,7 +627,8 @@ void mamba(const float *in, int64_t B, int64_t inner, int64_t heads, int64_t N, 
   #pragma omp for
   for (int64_t i = 0; i < B * parts; i++) {
     int64_t b = i / parts, begin = i % parts * 256, end = begin + 256 < channels ? begin + 256 : channels;
-    conv_step(in + b*size + inner, begin, end, channels, taps, conv, bias, past + b*(taps - 1)*channels, u + b*channels);
+    conv_step(in + b*size + inner, begin, end, channels, taps, conv, bias,
+              past + b*(taps - 1)*channels, u + b*channels);
   }
   #pragma omp for
   for (int64_t bh = 0; bh < B * heads; bh++) {
