@@ -100,7 +100,7 @@ def address(t: torch.Tensor | None) -> ctypes.c_void_p:
     "Where the numbers of `t` lie."
     return ctypes.c_void_p(None if t is None else t.data_ptr())
 
-# %% ../../nbs/engine/2_cpu.ipynb #b34c93fa
+# %% ../../nbs/engine/2_cpu.ipynb #34de9642
 class Matrix(ctypes.Structure):
     "A weight matrix as C sees it."
     _fields_ = [("w", ctypes.c_void_p), ("scale", ctypes.c_void_p),
@@ -239,7 +239,7 @@ def thread_count() -> ctypes.c_int64:
     "As many threads as PyTorch uses."
     return ctypes.c_int64(torch.get_num_threads())
 
-# %% ../../nbs/engine/2_cpu.ipynb #deeeef36
+# %% ../../nbs/engine/2_cpu.ipynb #1cee2c10
 MOST_ROWS = 16 # vectors at a time; for more, `gemm` is as fast or faster
 
 def matvec(A: Matrix, x: torch.Tensor, # (B, K) float32
