@@ -1,10 +1,12 @@
 "The step of one token in C: against PyTorch, for every shape and dtype, and without a compiler."
-import copy, os, subprocess, sys, threading
+import copy, ctypes, os, subprocess, sys, threading
+from pathlib import Path
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from peft import LoraConfig, get_peft_model
 from hebrewgpt_nb.core import UserError
-from hebrewgpt_nb.engine.cpu import MOST_ROWS, WORTH, Matrix, gemm, library, linear, matvec
+from hebrewgpt_nb.engine import cpu
+from hebrewgpt_nb.engine.cpu import MIN_MACS, MOST_ROWS, Matrix, gemm, library, linear, matvec
 from hebrewgpt_nb.generate import next_logits
 from hebrewgpt_nb.model import Linear
 from hebrewgpt_nb.quantize import DTYPES, quantize_for_decoding
@@ -20,15 +22,22 @@ def wild(pattern: str, **changes):
         if p.ndim == 1 and "A_log" not in name: torch.nn.init.normal_(p, 1., .3)
     return model
 
+def random_weights(n: int, k: int, dtype: torch.dtype, g: torch.Generator): # and the scale of a row, for int8
+    if dtype == torch.int8: return torch.randint(-127, 128, (n, k), generator=g, dtype=dtype), torch.rand(n, generator=g)
+    return torch.randn(n, k, generator=g).to(dtype), None
+
+def exact(x: torch.Tensor, w: torch.Tensor, scale) -> torch.Tensor: # x @ w.T in float64
+    return x.double() @ w.double().T * (1 if scale is None else scale)
+
 @compiled
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 70), st.integers(1, 300), st.integers(1, MOST_ROWS + 2), st.sampled_from([torch.float32, torch.bfloat16, torch.int8]), st.sampled_from([1e-6, 1., 1e6]), st.integers(0, 99))
+@given(st.integers(1, 70), st.integers(1, 300), st.integers(1, MOST_ROWS + 2), st.sampled_from(list(Matrix.KINDS)),
+       st.sampled_from([1e-6, 1., 1e6]), st.integers(0, 99))
 def test_products_of_any_shape(n, k, rows, dtype, size, seed):
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(rows, k, generator=g) * size
-    w, scale = (torch.randint(-127, 128, (n, k), generator=g, dtype=torch.int8), torch.rand(n, generator=g)) if dtype == torch.int8 else (torch.randn(n, k, generator=g).to(dtype), None)
-    right = x.double() @ w.double().T * (1 if scale is None else scale)
-    bound = (x.double().abs() @ w.double().abs().T * (1 if scale is None else scale)).clamp(min=1e-30)
+    w, scale = random_weights(n, k, dtype, g)
+    right, bound = exact(x, w, scale), exact(x.abs(), w.float().abs(), scale).clamp(min=1e-30)
     assert ((matvec(Matrix.of(w, scale), x) - right).abs() / bound).max() < (1e-3 if dtype == torch.int8 else 1e-5)
 
 @compiled
@@ -128,20 +137,21 @@ def test_without_a_compiler(cc, tmp_path):
     assert made.returncode == 0, made.stderr
     assert made.stdout.count("decoding in C FALLBACK") == 1 and "install a C compiler" in made.stdout
 
-def turned(t: torch.Tensor) -> torch.Tensor: return t.T.contiguous().T
+def transposed(t: torch.Tensor) -> torch.Tensor: return t.T.contiguous().T
 
 @compiled
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 150), st.integers(1, 900), st.integers(1, 110), st.sampled_from([torch.float32, torch.bfloat16, torch.int8]), st.booleans(), st.booleans(), st.integers(1, 4), st.integers(0, 99))
+@given(st.integers(1, 150), st.integers(1, 900), st.integers(1, 110), st.sampled_from(list(Matrix.KINDS)),
+       st.booleans(), st.booleans(), st.integers(1, 4), st.integers(0, 99))
 def test_products_of_many_rows(n, k, rows, dtype, turn_w, turn_x, threads, seed):
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(rows, k, generator=g)
-    w, scale = (torch.randint(-127, 128, (n, k), generator=g, dtype=torch.int8), torch.rand(n, generator=g)) if dtype == torch.int8 else (torch.randn(n, k, generator=g).to(dtype), None)
-    bound = x.double().abs() @ w.double().abs().T * (1 if scale is None else scale)
-    right = x.double() @ w.double().T * (1 if scale is None else scale)
+    w, scale = random_weights(n, k, dtype, g)
+    right, bound = exact(x, w, scale), exact(x.abs(), w.float().abs(), scale)
     was = torch.get_num_threads()
     torch.set_num_threads(threads)
-    try: y = gemm(Matrix.of(turned(w) if turn_w and dtype == torch.float32 else w, scale), turned(x) if turn_x else x)
+    A = Matrix.of(transposed(w) if turn_w and dtype == torch.float32 else w, scale)
+    try: y = gemm(A, transposed(x) if turn_x else x)
     finally: torch.set_num_threads(was)
     assert ((y - right).abs() / bound.clamp(min=1e-30)).max() < 1e-5
     last = gemm(Matrix.of(w, scale), x[-1:].contiguous()) # what a row gives depends on no other row
@@ -155,12 +165,60 @@ def test_what_is_no_number_stays_none():
     assert y[7].isnan().all() and not y[:, 3].isfinite().any() and y.isnan().sum() == 50 and y.isfinite().sum() == 99 * 49
 
 @compiled
+@pytest.mark.parametrize("dtype", Matrix.KINDS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_no_row_hides_what_is_no_number(dtype, bad):
+    w, scale = random_weights(50, 90, dtype, torch.Generator().manual_seed(0))
+    w[w == 0] = 1
+    x = torch.randn(4, 90)
+    x[2, 70] = bad
+    y = matvec(Matrix.of(w, scale), x)
+    assert not y[2].isfinite().any() and y[[0, 1, 3]].isfinite().all()
+
+def cells_of_fragments() -> list[str]:
+    "The exported cells that hold a fragment of the C source."
+    cells = Path(cpu.__file__).read_text(encoding="utf8").split("\n# %% ")
+    return ["# %% " + cell for cell in cells if "\nC_CODE[" in cell]
+
+@compiled
+def test_a_cell_run_twice_replaces_its_fragment(capfd):
+    cells, source = cells_of_fragments(), cpu.join_fragments(*cpu.C_CODE.items())
+    assert len(cells) == len(cpu.C_CODE) > 20
+    space = dict(vars(cpu), C_CODE=dict(cpu.C_CODE))
+    for cell in cells:
+        for _ in range(2): exec(cell, space)
+    again = cpu.join_fragments(*space["C_CODE"].items())
+    assert again == source and cpu.load_c(again).gemm and "FALLBACK" not in capfd.readouterr().out
+
+@compiled
+def test_an_edited_fragment_is_another_library(monkeypatch):
+    "The hash of the library follows the text, and so does what it computes."
+    before, x, y = library(), torch.ones(1, 4), torch.empty(1, 4)
+    sizes = ctypes.c_float(0), ctypes.c_int64(4), ctypes.c_int64(1)
+    def norm():
+        library().norm(cpu.address(x), cpu.address(x), *sizes, cpu.address(y))
+        return y[0, 0].item()
+    assert norm() == 1
+    monkeypatch.setitem(cpu.C_CODE, "norm", cpu.C_CODE["norm"].replace("yb[i] = xb[i]", "yb[i] = 3 * xb[i]"))
+    assert norm() == 3 and library() is not before
+    monkeypatch.undo()
+    assert norm() == 1 and library() is before
+
+@compiled
+def test_a_wrong_fragment_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = cpu.join_fragments(("good", "int a;\n"), ("bad", "\nint b\n"))
+    with pytest.raises(subprocess.CalledProcessError) as e: cpu.compile_c(source)
+    assert "bad:" in e.value.stderr and "good:" not in e.value.stderr
+    assert not list(tmp_path.rglob("*.so"))
+
+@compiled
 @pytest.mark.parametrize("layout", ["plain", "strided", "expanded", "adapter"])
 def test_a_layer_learns_as_pytorch_s_does(layout):
     torch.manual_seed(0)
     layer = Linear(512, 1024)
     x = {"plain": torch.randn(2, 80, 512), "strided": torch.randn(512, 80, 2).mT.permute(1, 2, 0), "expanded": torch.randn(1, 80, 512).expand(2, 80, 512)}.get(layout, torch.randn(2, 80, 512)).requires_grad_()
-    assert x.numel() * 1024 > WORTH
+    assert x.numel() * 1024 > MIN_MACS
     def learned(net):
         y = net(x)
         return y, *torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum() + y.sum(), (x, *[p for p in net.parameters() if p.requires_grad]))
