@@ -22,8 +22,8 @@ from .text.clean import HEBREW, clean_text, letters_of
 from .text.copies import HeldOut, cut_overlaps, near_duplicates, overlap_mask
 from .text.filter import RULES, clean_file, cleaning_pool, preview
 from .text.shards import build_shards
-from .text.sources import Quarantine, RecordWriter
-from .text.sources import read_objects, read_records, source_files, write_records
+from .text.records import Quarantine, RecordWriter
+from .text.records import read_objects, read_records, source_files, write_records
 
 # %% ../nbs/00_data.ipynb #9c428c78
 Niqqud = Literal["keep", "strip", "auto"] # keep, strip, or auto: strip but where it is the subject

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from .core import UserError
 from .text.clean import HEBREW, letters_of
-from .text.sources import Quarantine, read_checked
+from .text.records import Quarantine, read_checked
 from .generate import TextStream, decode_loop, sample
 from .metrics import Scores, choice_scores
 from .tokenizer import encode_prompt

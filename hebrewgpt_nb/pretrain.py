@@ -18,7 +18,8 @@ from .core import RunFolder, Share, UserError, cli, pick_device, resolve, sha256
 
 # %% ../nbs/04_pretrain.ipynb #3b75d926
 from .text.shards import Shards
-from .text.sources import Mixture, read_mixture, read_records
+from .text.mixture import Mixture, read_mixture
+from .text.records import read_records
 from .training.checkpoint import local_copy
 from .training.loop import Training, fit, full_model, gather_state, launch, load_weights, rank_and_size
 from .training.loop import worker, wrap_distributed

@@ -26,7 +26,7 @@ from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveFloat, Posit
 from .core import UserError, cli, read_jsonl, resolve, sample_dir, sha256_file, stage, write_atomic
 
 # %% ../nbs/05_sft.ipynb #c2b5b5ec
-from .text.sources import Quarantine, parse_example, read_checked, record_files, write_records
+from .text.records import Quarantine, parse_example, read_checked, record_files, write_records
 from .training.loop import Training, fit, precision
 from .training.optim import MuonAdamW, schedule
 from .training.rows import Batch

@@ -18,7 +18,7 @@ from pathlib import Path
 from .bundle import SAMPLING
 from .core import UserError, resolve, sample_dir
 from .text.clean import clean_text
-from .text.sources import Quarantine, parse_example, read_checked, read_records, source_files
+from .text.records import Quarantine, parse_example, read_checked, read_records, source_files
 from .grading import accuracy_by_group, answer_choices, complete, format_fault
 from .grading import make_metric, mean_metric, read_choices
 from .metrics import Scores, repetition_rate, score_answers, score_texts

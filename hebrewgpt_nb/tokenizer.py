@@ -24,7 +24,7 @@ from .text.rules import AFTER_SPACE, BOUNDARY, MARK, SIGNS
 from .text.rules import mark_boundaries, model_fields, shortest_rules, split_table, strip_file_names
 from .text.rules import write_rules, write_signs
 from .text.shards import build_shards
-from .text.sources import read_records, source_files
+from .text.records import read_records, source_files
 
 # %% ../nbs/01_tokenizer.ipynb #7f239f5e
 KINDS = ("plain", "boundaries", "rules", "outside") # what training knows of prefixes, see below

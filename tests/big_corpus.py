@@ -8,7 +8,7 @@ import pandas as pd
 from hebrewgpt_nb.text.clean import clean_text
 from hebrewgpt_nb.core import read_json, read_jsonl, sample_dir
 from hebrewgpt_nb.text.shards import PartFile, Shards, build_shards, check_file, text_digest, token_row
-from hebrewgpt_nb.text.sources import read_records, write_records
+from hebrewgpt_nb.text.records import read_records, write_records
 from hebrewgpt_nb.tokenizer import Tokenizer, train_tokenizer
 
 FILES, LIMIT = 8, 2e9 # bytes of memory, all processes together

@@ -7,7 +7,7 @@ from hebrewgpt_nb.core import UserError, read_json, sample_dir, sha256_file
 from hebrewgpt_nb.data import prepare_data
 from hebrewgpt_nb.text.filter import clean_records, drop_reason
 from hebrewgpt_nb.text.shards import worker_pool
-from hebrewgpt_nb.text.sources import read_records, write_records
+from hebrewgpt_nb.text.records import read_records, write_records
 
 os.environ["HEBREWGPT_QUIET"] = "1"
 WORDS = sorted({w for r in read_records(sorted((sample_dir()/"pretrain").glob("*.jsonl"))) for w in r["text"].split() if w.isalpha()})

@@ -4,7 +4,7 @@ import pytest, torch
 import hebrewgpt_nb.evaluate as E, hebrewgpt_nb.grading as G, hebrewgpt_nb.tasks as T
 from hebrewgpt_nb.bundle import save_bundle
 from hebrewgpt_nb.core import UserError, read_json, sample_dir, read_stamp
-from hebrewgpt_nb.text.sources import Quarantine, read_records
+from hebrewgpt_nb.text.records import Quarantine, read_records
 from hebrewgpt_nb.evaluate import evaluate
 from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.tokenizer import Tokenizer, train_tokenizer

@@ -5,7 +5,8 @@ from pathlib import Path
 import nbformat, pytest, yaml
 from hebrewgpt_nb.core import read_json, read_jsonl, read_stamp, sample_dir
 from hebrewgpt_nb.jobs import STAGES, stage_function
-from hebrewgpt_nb.text.sources import GROUPS, SOURCES, write_records
+from hebrewgpt_nb.text.records import write_records
+from hebrewgpt_nb.text.sources import GROUPS, SOURCES
 
 ROOT, BIN = Path(__file__).parents[1], Path(sys.executable).parent
 PAGE_SIZES = dict(steps=2, batch_tokens=256, forward_tokens=256, context=128, eval_every=1, save_every=1, seeds=1, width=64,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import nbformat, pytest, yaml
 from hebrewgpt_nb.core import inputs_of, sample_dir, stage_key, write_json
 from hebrewgpt_nb.data import prepare_data
-from hebrewgpt_nb.text.sources import read_records, write_records
+from hebrewgpt_nb.text.records import read_records, write_records
 from hebrewgpt_nb.jobs import read_chain, run_notebook, source_sha, is_finished
 from hebrewgpt_nb.pretrain import check_training, pretrain
 from hebrewgpt_nb.sft import sft

@@ -8,7 +8,7 @@ from hebrewgpt_nb.core import UserError, read_jsonl, sample_dir
 from hebrewgpt_nb.metrics import Scores
 from hebrewgpt_nb.pretrain import pretrain
 from hebrewgpt_nb.sft import compare_groups, curriculum, plan_phases, question_of, score_and_answer, sft, split_examples, verdict
-from hebrewgpt_nb.text.sources import Quarantine, write_records
+from hebrewgpt_nb.text.records import Quarantine, write_records
 from conftest import VOCAB, small
 
 ROOT = Path(__file__).parent.parent

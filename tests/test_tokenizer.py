@@ -8,7 +8,7 @@ from hebrewgpt_nb.core import UserError, sample_dir, sha256_file
 from hebrewgpt_nb.text.prefixes import STACKS, readings
 from hebrewgpt_nb.text.rules import longest_match, shortest_rules, split_table, write_signs
 from hebrewgpt_nb.text.shards import Shards
-from hebrewgpt_nb.text.sources import read_records, write_records
+from hebrewgpt_nb.text.records import read_records, write_records
 from hebrewgpt_nb.tokenizer import KINDS, Tokenizer, encode_prompt, format_prompt, make_tokenizer, measure_tokenizer
 from hebrewgpt_nb.tokenizer import show_pieces, subsample, train_tokenizer
 

@@ -14,7 +14,7 @@ from hebrewgpt_nb.pretrain import estimate_cost, new_model, pretrain, valid_text
 from hebrewgpt_nb.training.rows import make_batch
 from hebrewgpt_nb.training.loop import PEAKS, Training, fit, mfu, peak_flops, product_rate
 from hebrewgpt_nb.sft import TARGETS, add_lora, read_examples, sft, split_examples, curriculum
-from hebrewgpt_nb.text.sources import Quarantine
+from hebrewgpt_nb.text.records import Quarantine
 from hebrewgpt_nb.tokenizer import Tokenizer, make_tokenizer
 from kill_twenty_times import parameters, trial
 

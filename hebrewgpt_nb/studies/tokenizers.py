@@ -23,7 +23,7 @@ from ..model import HebrewGPT, get_preset
 from ..pretrain import bpb_by_source, valid_texts
 from ..text.prefixes import WORD, cuts, gold_prefixes, readings
 from ..text.shards import Shards, build_shards
-from ..text.sources import read_records, source_files
+from ..text.records import read_records, source_files
 from ..tokenizer import AFTER_SPACE, KINDS, SIGNS, Tokenizer, measure_tokenizer, split_table
 from ..tokenizer import train_tokenizer, training_texts, write_signs
 from ..training.loop import Training, load_weights, train_step, trainable_parameters

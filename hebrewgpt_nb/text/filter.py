@@ -16,7 +16,7 @@ from ..core import read_json, write_json
 from .clean import HEBREW, clean_text, leftovers, letters_of
 from .copies import grams, word_hashes
 from .shards import batches, map_in_pool, worker_pool
-from .sources import Quarantine, RecordWriter, read_records
+from .records import Quarantine, RecordWriter, read_records
 
 # %% ../../nbs/text/6_filter.ipynb #f3b45a9f
 def repeated_share(words: np.ndarray) -> float: # of word hashes

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from ..core import InputPath, RunFolder, UserError, cli, read_jsonl, resolve, sample_dir, stage
 from .clean import HEBREW, strip_niqqud
-from .sources import read_records, source_files
+from .records import read_records, source_files
 
 # %% ../../nbs/text/5_prefixes.ipynb #502531f3
 SLOTS = (("", "ו"), ("", "ש", "כש", "לכש", "מש", "בש", "שכש", "מכש"), ("", "ב", "כ", "ל", "מ"), ("", "ה"))

@@ -22,9 +22,6 @@ import numpy as np
 from tqdm import tqdm
 from ..core import UserError, read_json, resolve, sha256_file, write_atomic, write_json
 
-# %% ../../nbs/text/4_shards.ipynb #moved002
-from .mixture import MAX_EPOCHS, mix_order, plan_mixture # where these names were
-
 # %% ../../nbs/text/4_shards.ipynb #5517cdee
 def token_dtype(vocab_size: int) -> str:
     "The smallest of two types that holds every token."

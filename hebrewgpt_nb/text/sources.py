@@ -18,11 +18,6 @@ from ..core import UserError, resolve
 from .records import COMPRESSED, Quarantine, parse_object, parse_text, quarantine_line, read_blocks
 from .records import read_bytes, read_chunks, read_lines, text_problem, warn_quarantined
 
-# %% ../../nbs/text/3_sources.ipynb #moved001
-from .mixture import Mixture, read_mixture # where these names were
-from .records import RecordWriter, parse_example, read_checked, read_objects, read_records
-from .records import record_files, source_files, write_records
-
 # %% ../../nbs/text/3_sources.ipynb #9fa4cf6e
 def field_problem(row: dict, *fields: str) -> str | None:
     "Which of the fields holds no text, and why."

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
 from ..core import UserError
-from ..text.shards import MAX_EPOCHS, Shards, mix_order, plan_mixture
-from ..text.sources import group_of, read_mixture
+from ..text.mixture import MAX_EPOCHS, mix_order, plan_mixture
+from ..text.shards import Shards
+from ..text.mixture import read_mixture
+from ..text.sources import group_of
 
 # %% ../../nbs/training/1_rows.ipynb #19dc9af1
 def balanced_shares(tokens: dict[str, int], # tokens of each source
