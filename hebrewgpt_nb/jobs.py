@@ -18,7 +18,7 @@ from .core import read_json, read_stamp, resolve, stage_key, write_json
 # %% ../nbs/10_jobs.ipynb #c04710ce
 STAGES = { # notebook -> the stage at its end; other notebooks only teach
     "00_data": "data.prepare_data",
-    "text/5_prefixes": "text.prefixes.make_prefixes",
+    "text/7_prefixes": "text.prefixes.make_prefixes",
     "01_tokenizer": "tokenizer.make_tokenizer",
     "04_pretrain": "pretrain.pretrain",
     "05_sft": "sft.sft",

@@ -59,7 +59,7 @@ def test_every_stage_notebook_runs_with_every_parameter_changed():
 
 CASES = { # {mine}: the folder above; {run}: the runs of the cases before
     "00_data": dict(run="{run}/data", data="{mine}/texts", evals="{mine}/evals", niqqud="strip", alike=.7, seed=3),
-    "text/5_prefixes": dict(run="{run}/prefixes", data="{run}/data", gold="{mine}/gold"),
+    "text/7_prefixes": dict(run="{run}/prefixes", data="{run}/data", gold="{mine}/gold"),
     "01_tokenizer": dict(run="{run}/tokenizer", data="{run}/data", vocab_size=600, kind="boundaries", seed=1),
     "04_pretrain:base": dict(run="{run}/base", data="{run}/data", tokenizer="{run}/tokenizer/tokenizer.model", preset="mini", steps=2, batch_tokens=256,
                              forward_tokens=128, context=128, rope_theta=20000., lr=.01, adam_lr=.001, lr_schedule="cosine", dropout=0., seed=2, processes=2, dtype="float32"),

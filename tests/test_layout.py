@@ -5,7 +5,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIBRARY, NOTEBOOKS = ROOT/"hebrewgpt_nb", ROOT/"nbs"
-DOOR = ["data", "tokenizer", "model", "bundle", "generate", "metrics", "pretrain", "sft", "evaluate", "release", "bench", "jobs"]
+DOOR = ["data", "tokenizer", "tokenizer_json", "model", "quantize", "bundle", "generate", "metrics", "pretrain", "sft",
+        "grading", "tasks", "evaluate", "release", "bench", "jobs"]
 FOLDERS = ["core", "text", "engine", "training", "door", "studies", "apps"] # each may import from those before it, and from itself
 
 
@@ -65,8 +66,9 @@ def test_each_notebook_has_its_place():
     names = list(notebooks())
     door = [n for n in names if "/" not in n and n != "index"]
     assert all(re.fullmatch(r"\d\d_[a-z]+", n) for n in door) and len({n[:2] for n in door}) == len(door)
-    for folder in ("text", "engine", "training", "studies"):
-        assert [int(n.split("/")[1].split("_")[0]) for n in names if n.startswith(folder + "/")] == list(range(1, 1 + sum(n.startswith(folder + "/") for n in names)))
+    for folder in ("core", "text", "engine", "training", "evaluation", "studies"):
+        numbers = [int(n.split("/")[1].split("_")[0]) for n in names if n.startswith(folder + "/")]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] in (0, 1)
 
 @pytest.mark.parametrize("name", [n for n in notebooks() if not n.startswith("studies/") and n != "index"])
 def test_lessons_do_not_import_later_modules(name):
@@ -79,9 +81,11 @@ def test_lessons_do_not_import_later_modules(name):
     assert not wrong, f"nbs/{name}.ipynb uses {', '.join(sorted(wrong))}, which come later"
 
 READING = [ # the order in which the notebooks are read
-    "core", "text.clean", "text.copies", "text.sources", "text.shards", "data", "text.prefixes", "tokenizer",
-    "engine.scan", "engine.cpu", "engine.loss", "engine.blocks", "model", "engine.quantize", "bundle", "generate", "metrics",
-    "training.rows", "training.optim", "training.checkpoint", "training.loop", "pretrain", "sft", "evaluate", "release", "bench", "jobs"]
+    "core", "text.records", "text.clean", "text.copies", "text.sources", "text.shards", "text.mixture", "text.filter", "data",
+    "text.prefixes", "text.rules", "tokenizer", "tokenizer_json",
+    "engine.scan", "engine.cpu", "engine.loss", "engine.blocks", "model", "quantize", "bundle", "generate", "metrics",
+    "training.rows", "training.optim", "training.checkpoint", "training.loop", "pretrain", "sft",
+    "grading", "tasks", "evaluate", "release", "bench", "jobs"]
 
 def test_the_reading_order_names_every_module():
     assert set(READING) == {m for m in MODULES if folder_of(m) != "studies"}
@@ -89,3 +93,11 @@ def test_the_reading_order_names_every_module():
 def test_the_pages_sidebar_lists_every_notebook():
     said = (NOTEBOOKS/"sidebar.yml").read_text()
     assert {f"{n}.ipynb" for n in notebooks()} == set(re.findall(r"- (\S+\.ipynb)", said))
+
+def test_links_between_notebooks_lead_somewhere():
+    lost = []
+    for path in NOTEBOOKS.rglob("*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf8"))["cells"]:
+            links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", "".join(cell["source"])) if cell["cell_type"] == "markdown" else []
+            lost += [f"{path.relative_to(NOTEBOOKS)}: {link}" for link in links if not (path.parent/link).exists()]
+    assert not lost, lost
