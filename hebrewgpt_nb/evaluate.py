@@ -42,6 +42,7 @@ VERDICTS = {"▲": "better", "▼": "worse", "=": "no difference", "?": "not com
 def compare_metrics(base: dict, instruct: dict) -> str: # one of `VERDICTS`
     "What the instructed model's metric is to the base's."
     if "token" in base["unit"] and base["n"] != instruct["n"]: return "?"
+    if base["value"] == instruct["value"]: return "=" # both infinite, too
     gain = (instruct["value"] - base["value"]) * (1 if base["better"] == "higher" else -1)
     if abs(gain) <= 2 * math.hypot(base["error"] or 0, instruct["error"] or 0): return "="
     return "▲" if gain > 0 else "▼"
