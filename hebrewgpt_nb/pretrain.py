@@ -16,7 +16,7 @@ import torch
 from .core import Device, Dtype, InputPath, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from .core import RunFolder, Share, UserError, cli, pick_device, resolve, sha256_file, stage
 
-# %% ../nbs/04_pretrain.ipynb #3b75d926
+# %% ../nbs/04_pretrain.ipynb #6f3132b5
 from .text.shards import Shards
 from .text.mixture import Mixture, read_mixture
 from .text.records import read_records
@@ -26,14 +26,14 @@ from .training.loop import worker, wrap_distributed
 from .training.optim import Average, OptimizerName, Schedule, make_optimizer, schedule
 from .training.rows import Rows, step_batches
 
-# %% ../nbs/04_pretrain.ipynb #592aa1d7
+# %% ../nbs/04_pretrain.ipynb #6a3d6453
 from .tokenizer import Tokenizer, make_tokenizer
 from .model import Preset, HebrewGPT, compile_blocks, count_parameters, forward_flops, get_preset
 from .bundle import check_weights, find_bundle, load_bundle, save_bundle
 from .generate import generate
 from .metrics import score_texts
 
-# %% ../nbs/04_pretrain.ipynb #b7d5d4a4
+# %% ../nbs/04_pretrain.ipynb #4c04aa86
 def beginnings(texts: list[str], limit: int) -> list[str]: # characters in all
     "The beginnings of the first four texts."
     each = limit // min(len(texts), 4)
@@ -51,7 +51,7 @@ def valid_texts(data: str | Path, # folder of cleaned records
     if not texts: raise UserError(f"{data}: its *.valid.jsonl files hold no text; clean more documents")
     return {source: beginnings(ts, limit) if limit else ts for source, ts in texts.items()}
 
-# %% ../nbs/04_pretrain.ipynb #853e404a
+# %% ../nbs/04_pretrain.ipynb #85e831e5
 def check_texts(tok: Tokenizer, texts: dict[str, list[str]]): # by source
     "Refuse texts that could not be scored; raises `UserError`."
     for source, ts in texts.items():
@@ -59,14 +59,14 @@ def check_texts(tok: Tokenizer, texts: dict[str, list[str]]): # by source
             if tok.decode(ids) != text:
                 raise UserError(f"validation text {n} of {source} is not what its tokens decode to: clean it first")
 
-# %% ../nbs/04_pretrain.ipynb #c9088085
+# %% ../nbs/04_pretrain.ipynb #8f4079b4
 def bpb_by_source(model, tok: Tokenizer, texts: dict[str, list[str]], # by source
                   context: int) -> dict[str, float]: # with `macro`, the plain mean
     "Bits per byte of each source, and their mean."
     each = {s: score_texts(model, tok, ts, context=context).bits_per_byte for s, ts in texts.items()}
     return each | {"macro": sum(each.values()) / len(each)}
 
-# %% ../nbs/04_pretrain.ipynb #b37b881c
+# %% ../nbs/04_pretrain.ipynb #b077db2a
 def uniform_bpb(tok: Tokenizer, texts: dict[str, list[str]], # by source
                ) -> dict[str, float]: # with `macro`, the plain mean
     "Bits per byte of a model that knows nothing: each token, and the end, as likely as any other."
@@ -85,7 +85,7 @@ def sample_text(model, tok: Tokenizer, max_new_tokens: int=24, seed: int=0) -> s
     if not ids: return ""
     return tok.decode(ids[1:]) + generate(model, tok, ids, max_new_tokens=max_new_tokens, seed=seed)
 
-# %% ../nbs/04_pretrain.ipynb #b5d51e56
+# %% ../nbs/04_pretrain.ipynb #9b6e95b4
 def make_evaluator(tok: Tokenizer, texts: dict[str, list[str]], context: int): # for `fit`
     "A function that validates a model: bits per byte by source, and a sample."
     def evaluate(model):
@@ -95,7 +95,7 @@ def make_evaluator(tok: Tokenizer, texts: dict[str, list[str]], context: int): #
         return dict(bpb=round(macro, 4), score=macro, sources={s: round(b, 4) for s, b in each.items()}, sample=sample)
     return evaluate
 
-# %% ../nbs/04_pretrain.ipynb #4fc577a9
+# %% ../nbs/04_pretrain.ipynb #aee56a54
 def model_config(p: SimpleNamespace, **changes):
     "The model's shape: the preset, but for what the job says; positions beyond its rows would never be trained."
     return get_preset(p.preset, context=p.context, dropout=p.dropout, rope_theta=p.rope_theta, **changes)
@@ -119,7 +119,7 @@ def make_deterministic():
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
 
-# %% ../nbs/04_pretrain.ipynb #c2405a3f
+# %% ../nbs/04_pretrain.ipynb #b93704ce
 def new_model(p: SimpleNamespace, tok: Tokenizer) -> HebrewGPT:
     "The model to train, from its seed or from a bundle; raises `UserError` if that has another shape."
     torch.manual_seed(p.seed)
@@ -148,7 +148,7 @@ def keep_better_weights(model: HebrewGPT, average: dict, # averaged weights, or 
     if kept == "last": load_weights(model, last)
     return dict(short_bpb=bpb, kept=kept)
 
-# %% ../nbs/04_pretrain.ipynb #94494943
+# %% ../nbs/04_pretrain.ipynb #5be0ad57
 def without_compile(fn):
     "The function with compiled blocks run as they were written."
     @functools.wraps(fn)
@@ -156,7 +156,7 @@ def without_compile(fn):
         with torch.compiler.set_stance("force_eager"): return fn(*args)
     return run
 
-# %% ../nbs/04_pretrain.ipynb #e895b434
+# %% ../nbs/04_pretrain.ipynb #f64fdd25
 NOT_IN_KEY = ("run", "data", "tokenizer", "shards", "base", "checkpoints", "device", "save_every", "processes", "fsdp",
               "deterministic")
 
@@ -168,7 +168,7 @@ def run_key(params: dict, tok: Tokenizer, shards: Path) -> dict:
     if params["mixture"]: key["mixture"] = read_mixture(params["mixture"])
     return key
 
-# %% ../nbs/04_pretrain.ipynb #06b12f5a
+# %% ../nbs/04_pretrain.ipynb #de95f498
 def new_training(p: SimpleNamespace, tok: Tokenizer) -> Training:
     "Model, optimizer and average at the beginning of a run."
     model = new_model(p, tok)
@@ -176,7 +176,7 @@ def new_training(p: SimpleNamespace, tok: Tokenizer) -> Training:
     opt = make_optimizer(p.optimizer, model, p.lr, p.adam_lr, lookahead=p.lookahead)
     return Training(model, opt, Average() if p.swa else None, wrapped)
 
-# %% ../nbs/04_pretrain.ipynb #c1f3e75d
+# %% ../nbs/04_pretrain.ipynb #2bbd37d7
 @without_compile
 def finish_training(p: SimpleNamespace, tok: Tokenizer, model: HebrewGPT, average: dict, # as of `keep_better_weights`
                     texts: dict[str, list[str]], short_texts: dict[str, list[str]]) -> dict: # bits per byte
@@ -210,7 +210,7 @@ def train_model(params: dict) -> dict: # those of the stage, with tokenizer, dat
     result = finish_training(p, tok, model, average, texts, short_texts)
     return result | dict(context=p.context, tokens=len(rows) * p.context, mixture=rows.plan)
 
-# %% ../nbs/04_pretrain.ipynb #b9764e13
+# %% ../nbs/04_pretrain.ipynb #96d75f66
 def local_inputs(run: str, data: str, tokenizer: str, shards: str) -> dict: # paths of data, tokenizer and shards
     "Where the inputs of a run lie on this machine."
     tokenizer = tokenizer or f"{run}/tokenizer/tokenizer.model"

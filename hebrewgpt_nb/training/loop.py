@@ -50,7 +50,7 @@ def autocast(device: str, dtype: str="auto"): # a context manager
     bf16 = compute_dtype(device, dtype) == "bfloat16"
     return torch.autocast(device, torch.bfloat16) if bf16 else nullcontext()
 
-# %% ../../nbs/training/4_loop.ipynb #d9970031
+# %% ../../nbs/training/4_loop.ipynb #c8ce91ab
 def accumulate(model, # what runs forward: the model, or DDP around it; gives the summed loss
                batches: list[Batch], # of this process
                device: str="cpu", dtype: str="float32",
@@ -72,7 +72,7 @@ def accumulate(model, # what runs forward: the model, or DDP around it; gives th
     if not math.isfinite(total): raise UserError(f"the loss is {total}, first in {name_first_bad(batches, losses)}")
     return total, int(scored)
 
-# %% ../../nbs/training/4_loop.ipynb #2a73e540
+# %% ../../nbs/training/4_loop.ipynb #608c1590
 def name_first_bad(batches: list[Batch], losses: list) -> str:
     "Which batch has a loss that is no number, and where its rows are from."
     for n, (b, loss) in enumerate(zip(batches, losses), 1):
@@ -89,7 +89,7 @@ def load_weights(model, weights: dict[str, torch.Tensor]): # whole
     "Put `weights` into the parameters that learn."
     for n, p in trainable_parameters(model).items(): p.copy_(shard_like(p, weights[n].to(p.device)))
 
-# %% ../../nbs/training/4_loop.ipynb #773236e2
+# %% ../../nbs/training/4_loop.ipynb #1d022e8c
 def gather_state(state):
     "A state with every tensor whole and in main memory."
     if isinstance(state, torch.Tensor): return to_full_tensor(state.detach()).cpu()
@@ -101,7 +101,7 @@ def copy_weights(model) -> dict[str, torch.Tensor]: # whole, in main memory
     "A copy of the parameters that learn."
     return {n: w.clone() for n, w in gather_state(trainable_parameters(model)).items()}
 
-# %% ../../nbs/training/4_loop.ipynb #ca986e11
+# %% ../../nbs/training/4_loop.ipynb #c717e407
 @dataclass(kw_only=True)
 class EarlyStopping:
     "The best validation so far, and when to stop."
@@ -153,7 +153,7 @@ def seed_step(seed: int, step: int):
     sequence = np.random.SeedSequence([seed, step, rank_and_size()[0]])
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
-# %% ../../nbs/training/4_loop.ipynb #36c2ccab
+# %% ../../nbs/training/4_loop.ipynb #566523c4
 def clipped_gradients(t: Training, batches: list[Batch],
                       device: str, dtype: str) -> tuple[float, int]: # as of `accumulate`
     "`accumulate`, and the gradient's norm clipped to 1; raises `UserError` if it is no number."
@@ -163,7 +163,7 @@ def clipped_gradients(t: Training, batches: list[Batch],
     if not norm.isfinite(): raise UserError(f"the loss is {loss:.4f}, but its gradient is {norm}")
     return loss, scored
 
-# %% ../../nbs/training/4_loop.ipynb #8a3bb5e0
+# %% ../../nbs/training/4_loop.ipynb #f5a0ca56
 def train_step(t: Training, batches: list[Batch], # of this process
                factor: float=1., # of the peak learning rate
                seed: int=0, device: str="cpu", dtype: str="float32",
@@ -174,14 +174,14 @@ def train_step(t: Training, batches: list[Batch], # of this process
     t.opt.set_lr(factor)
     try: loss, scored = clipped_gradients(t, batches, device, dtype)
     except UserError as e:
-        raise UserError(f"step {t.step}: {e}; look at those rows, or lower lr: the last checkpoint is kept") from None
+        raise UserError(f"step {t.step}: {e}; look at those rows, or lower lr: an earlier checkpoint is kept") from None
     t.opt.step()
     t.opt.zero_grad()
     t.step, t.tokens = t.step + 1, t.tokens + scored
     speed = scored / (time.perf_counter() - begun)
     return dict(step=t.step, loss=round(loss, 7), tokens=t.tokens, tokens_per_s=round(speed), lr=t.opt.lr)
 
-# %% ../../nbs/training/4_loop.ipynb #64ef8c21
+# %% ../../nbs/training/4_loop.ipynb #93b20b4e
 def product_rate(device: str, dtype: str, # float32 or bfloat16
                  n: int=1024, seconds: float=.5) -> float: # FLOP/s
     "The best rate of some products of two (n, n) matrices; the first one warms up."
@@ -205,7 +205,7 @@ def peak_flops(device: str="cpu", # cpu or cuda
     known = [peak for card, peak in PEAKS.items() if card in name]
     return known[0] if known and dtype == "bfloat16" else product_rate(device, dtype)
 
-# %% ../../nbs/training/4_loop.ipynb #17e8e42a
+# %% ../../nbs/training/4_loop.ipynb #7b411bc8
 def mfu(tokens_per_s: float, # of training
         flops: float, # a token, forward
         peak: float, # FLOP/s, of all devices together
@@ -242,7 +242,7 @@ def plot_metrics(rows: list[dict]) -> bytes: # a PNG
     fig.savefig(out := io.BytesIO(), format="png", bbox_inches="tight")
     return out.getvalue()
 
-# %% ../../nbs/training/4_loop.ipynb #78b0f910
+# %% ../../nbs/training/4_loop.ipynb #6f5dcd23
 def show_picture(png: bytes, shown=None): # what an earlier call gave, to be replaced
     "Show a picture in a notebook, in the place of an earlier one."
     from IPython.display import Image, display
@@ -250,7 +250,7 @@ def show_picture(png: bytes, shown=None): # what an earlier call gave, to be rep
     shown.update(Image(png))
     return shown
 
-# %% ../../nbs/training/4_loop.ipynb #757d9f4e
+# %% ../../nbs/training/4_loop.ipynb #1c984e71
 class LivePlot:
     "The curves of a run, drawn anew every few seconds while a cell runs; use it in a `with`."
     def __init__(self, run: str | Path, every: float=3.): # seconds
@@ -274,7 +274,7 @@ class LivePlot:
         if self.thread.ident: self.thread.join()
         if self.shown: self.draw()
 
-# %% ../../nbs/training/4_loop.ipynb #af7bdd4c
+# %% ../../nbs/training/4_loop.ipynb #ec788118
 def flatten_metrics(row: dict) -> dict:
     "Metrics with those of parts beside the others: `sources` of `news` is `sources/news`."
     flat = {name: value for name, value in row.items() if not isinstance(value, dict)}
@@ -318,7 +318,7 @@ def progress_note(row: dict, t: Training, steps: int) -> str: # behind the progr
     parts.append(f"{format_duration(tokens_left / max(1, row['tokens_per_s']))} left")
     return ", ".join(parts)
 
-# %% ../../nbs/training/4_loop.ipynb #1979dd84
+# %% ../../nbs/training/4_loop.ipynb #6cbd1f9f
 class RunMonitor:
     "What a run logs and shows: metrics.jsonl, a progress bar, TensorBoard; use it in a `with`, in the first process."
     def __init__(self, run: Path, t: Training, steps: int, what: str):
@@ -342,7 +342,7 @@ class RunMonitor:
         self.bar.__exit__(*exc)
         self.log.close()
 
-# %% ../../nbs/training/4_loop.ipynb #9814151f
+# %% ../../nbs/training/4_loop.ipynb #82b79f96
 def train_steps(t: Training,
                 batch_at, # step -> list[Batch] of this process
                 steps: int, # of the whole run
@@ -367,7 +367,7 @@ def lock_run(run: Path):
         barrier()
         yield
 
-# %% ../../nbs/training/4_loop.ipynb #78df6fb6
+# %% ../../nbs/training/4_loop.ipynb #48dbdd9d
 def save_checkpoint(saved: Checkpoints, t: Training, log: Path, score: float | None=None):
     "Write a checkpoint: all processes gather the state, the first one writes."
     state = t.state_dict()
@@ -381,7 +381,7 @@ def resume(saved: Checkpoints, t: Training, log: Path, what: str="training"):
     if state and main: print(f"{what}: goes on from step {t.step}")
     if main: write_atomic(log, state["log"] if state else "")
 
-# %% ../../nbs/training/4_loop.ipynb #9f6eb2ed
+# %% ../../nbs/training/4_loop.ipynb #196ea80b
 def full_model(model: torch.nn.Module) -> torch.nn.Module: # has `cfg`
     "The model itself, or where its tensors are divided a whole copy."
     if not any(hasattr(p, "full_tensor") for p in model.parameters()): return model
@@ -389,7 +389,7 @@ def full_model(model: torch.nn.Module) -> torch.nn.Module: # has `cfg`
     load_weights(copy, {n: to_full_tensor(p) for n, p in trainable_parameters(model).items()})
     return copy
 
-# %% ../../nbs/training/4_loop.ipynb #b425baa0
+# %% ../../nbs/training/4_loop.ipynb #78d56777
 def validate(t: Training, evaluate, # model -> dict with `score`, lower is better
              patience: int=0) -> dict: # what `evaluate` gave
     "Score the model, and note whether it was the best."
@@ -399,7 +399,7 @@ def validate(t: Training, evaluate, # model -> dict with `score`, lower is bette
     t.record_score(metrics["score"], t.model, patience)
     return metrics
 
-# %% ../../nbs/training/4_loop.ipynb #e5933dd0
+# %% ../../nbs/training/4_loop.ipynb #2069f669
 @contextmanager
 def disk_errors(t: Training, log: Path):
     "An error of the disk becomes one line; what was written before remains."
@@ -455,14 +455,14 @@ def wrap_distributed(model, # on its device
     for block in model.blocks: fully_shard(block)
     return fully_shard(model)
 
-# %% ../../nbs/training/4_loop.ipynb #f891316f
+# %% ../../nbs/training/4_loop.ipynb #e5c28f52
 def start_processes(module: str, parameters: Path, processes: int, out) -> subprocess.Popen:
     "Start a module in several processes by torch's elastic launcher; its output goes to the file `out`."
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*launcher, "-m", module, str(parameters)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True)
 
-# %% ../../nbs/training/4_loop.ipynb #9322cc3b
+# %% ../../nbs/training/4_loop.ipynb #f9f24a8c
 def find_message(output: str, kind: str) -> str: # error, interrupted; empty if there is none
     "What follows `kind: ` on the first line that begins with it."
     lines = [line for line in output.split("\n") if line.startswith(f"{kind}: ")]
@@ -489,7 +489,7 @@ def launch(module: str, # its `__main__` calls `worker`
                         "the same command goes on from the last checkpoint")
     return read_json(run/"result.json")
 
-# %% ../../nbs/training/4_loop.ipynb #a6b5c0fa
+# %% ../../nbs/training/4_loop.ipynb #31e20448
 def stop_with_parent():
     "Ask this process to stop when the one that started it closes its end of the pipe, or is gone."
     while os.read(0, 1): pass
@@ -500,7 +500,7 @@ def join_group(device: str): # cpu or cuda
     if device == "cuda": torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
 
-# %% ../../nbs/training/4_loop.ipynb #370a73a9
+# %% ../../nbs/training/4_loop.ipynb #ab6dd9c1
 def worker(fn): # parameters -> result
     "Run a function as one of the processes of `launch`."
     params = read_json(sys.argv[1])
