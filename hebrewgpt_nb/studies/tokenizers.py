@@ -226,7 +226,7 @@ def check_comparison(names: list[str], batch_tokens: int, context: int, width: i
     unknown = ", ".join(repr(kind) for kind in names if kind not in KINDS)
     if unknown or not names: raise UserError(f"kinds holds {unknown or 'nothing'}: choose from {', '.join(KINDS)}")
     if batch_tokens < context:
-        raise UserError(f"batch_tokens is {batch_tokens}: less than one row of {context} tokens; raise it, or lower context")
+        raise UserError(f"batch_tokens is {batch_tokens}: less than a row of {context}; raise it, or lower context")
     if width % 32: raise UserError(f"width is {width}: give a multiple of 32")
 
 # %% ../../nbs/studies/4_tokenizers.ipynb #01ef5c14
