@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['DTYPES', 'MATMUL_SHAPES', 'DTYPE_NAMES', 'TOLERANCE', 'MATMUL_OPS', 'WORKLOADS', 'TARGETS', 'ROW_HEAD', 'time_call',
            'time_in_turns', 'best_rate', 'matmul_rate', 'read_bandwidth', 'ceilings', 'ceiling_for', 'nbytes',
-           'cache_bytes', 'required_work', 'HebrewGPTBackend', 'TransformersBackend', 'sample_texts', 'make_twins',
-           'load_backend', 'hebrew_tokens', 'time_prefill', 'time_ttft', 'time_decode', 'time_train_step',
-           'time_gradient', 'relative_error', 'check_outputs', 'check_variants', 'fastest', 'best_modes', 'compare',
-           'peak_memory_worker', 'peak_memory', 'profile_ops', 'matmul_share', 'cached_result', 'decoding_variants',
-           'training_variants', 'too_slow', 'Section', 'training_section', 'inference_section', 'measure_memory',
-           'time_section', 'measure', 'make_row', 'pair_up', 'ceiling_share', 'comparison_rows', 'decoding_peaks',
-           'target_key', 'check_targets', 'processor_name', 'machine_info', 'markdown_table', 'row_cells',
-           'target_cells', 'targets_markdown', 'to_markdown', 'twin_shapes', 'select_sections', 'check_sizes',
-           'measure_sections', 'make_report', 'bench', 'explain_misses']
+           'cache_bytes', 'required_work', 'training_autocast', 'HebrewGPTBackend', 'TransformersCache',
+           'TransformersBackend', 'sample_texts', 'make_twins', 'load_backend', 'hebrew_tokens', 'time_prefill',
+           'time_ttft', 'time_decode', 'time_train_step', 'time_gradient', 'relative_error', 'check_outputs',
+           'check_variants', 'fastest', 'best_modes', 'compare', 'peak_memory_worker', 'peak_memory', 'profile_ops',
+           'matmul_share', 'cached_result', 'decoding_variants', 'training_variants', 'least_seconds', 'too_slow',
+           'Section', 'training_section', 'inference_section', 'measure_memory', 'time_section', 'measure', 'make_row',
+           'pair_up', 'ceiling_share', 'decoding_peaks', 'comparison_rows', 'target_key', 'check_targets',
+           'processor_name', 'machine_info', 'markdown_table', 'row_cells', 'target_cells', 'targets_markdown',
+           'to_markdown', 'twin_shapes', 'select_sections', 'check_sizes', 'measure_sections', 'make_report', 'bench',
+           'explain_misses']
 
 # %% ../nbs/09_bench.ipynb #55319f89
 import gc, os, platform, statistics, subprocess, sys, time
@@ -23,7 +24,8 @@ from functools import partial
 from pathlib import Path
 import torch, torch.nn.functional as F
 from .core import NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, UserError
-from .core import cli, fingerprint, read_json, read_jsonl, resolve, sample_dir, stage, write_atomic, write_json
+from .core import cli, fingerprint, read_json, read_jsonl, resolve
+from .core import sample_dir, stage, write_atomic, write_json
 from .engine.cpu import Matrix, gemm, library
 from .model import Preset, HebrewGPT, compile_blocks, forward_flops, get_preset, loss_of
 
@@ -34,10 +36,10 @@ def time_call(fn: Callable) -> float: # seconds
     fn()
     return time.perf_counter() - begun
 
-# %% ../nbs/09_bench.ipynb #cf17e9dc
+# %% ../nbs/09_bench.ipynb #c3435eae
 def time_in_turns(forms: dict[str, Callable], # name -> a call
                   repeats: int, # turns that count
-                  clock: Callable = time_call, # form -> seconds; one that waits for a GPU, or leaves out what is not to be timed
+                  clock: Callable = time_call, # form -> seconds; for a GPU one that waits for it
                  ) -> dict[str, list[float]]: # name -> seconds of each turn
     "Time all forms one after the other, `repeats` times; a first turn of each warms up and is not counted."
     for form in forms.values(): clock(form)
@@ -46,7 +48,7 @@ def time_in_turns(forms: dict[str, Callable], # name -> a call
         for name, form in forms.items(): seconds[name].append(clock(form))
     return seconds
 
-# %% ../nbs/09_bench.ipynb #7c958bc2
+# %% ../nbs/09_bench.ipynb #33fadcd5
 def best_rate(fn: Callable,
               amount: float, # what a call does: FLOPs, bytes
               repeats: int = 3,
@@ -64,7 +66,7 @@ def matmul_rate(dtype: torch.dtype, M: int, K: int, N: int) -> float: # FLOP/s
     if dtype == torch.float32 and library(): forms.append(partial(gemm, Matrix.of(w), x)) # in C
     return max(best_rate(form, 2 * M * K * N) for form in forms)
 
-# %% ../nbs/09_bench.ipynb #d79bbdf8
+# %% ../nbs/09_bench.ipynb #1abe9295
 def read_bandwidth(dtype: str, # fp32, bf16, int8
                    megabytes: int = 256, # more than any cache holds
                   ) -> float: # bytes/s
@@ -73,17 +75,18 @@ def read_bandwidth(dtype: str, # fp32, bf16, int8
     N = megabytes * 2**20 // K // DTYPES[dtype].itemsize
     w = torch.ones(N, K, dtype=DTYPES[dtype])
     x = torch.ones(1, K, dtype=torch.float32 if dtype == "fp32" else torch.bfloat16)
+    matvec = partial(F.linear, x, w)
     if dtype == "int8": matvec = partial(torch.ops.aten._weight_int8pack_mm, x, w, torch.ones(N, dtype=torch.bfloat16))
-    else: matvec = partial(F.linear, x, w)
     return best_rate(matvec, w.nbytes)
 
-# %% ../nbs/09_bench.ipynb #e9eeb3aa
+# %% ../nbs/09_bench.ipynb #f10d356b
 MATMUL_SHAPES = (512, 1024, 5504), (512, 2752, 1024), (1024, 1024, 1024) # rows, inner size, columns
 
 def ceilings(megabytes: int = 256) -> dict[str, float]: # FLOP/s and bytes/s
     "What the machine can do: products of matrices, and reading."
     rates = {}
-    for dtype in ("fp32", "bf16"): rates[f"product {dtype}"] = max(matmul_rate(DTYPES[dtype], *shape) for shape in MATMUL_SHAPES)
+    for dtype in ("fp32", "bf16"):
+        rates[f"product {dtype}"] = max(matmul_rate(DTYPES[dtype], *shape) for shape in MATMUL_SHAPES)
     for dtype in DTYPES: rates[f"read {dtype}"] = read_bandwidth(dtype, megabytes)
     flat = torch.ones(megabytes * 2**18)
     return rates | {"read sum": best_rate(flat.sum, flat.nbytes)}
@@ -102,7 +105,7 @@ def nbytes(module: torch.nn.Module) -> int:
     "Bytes of all parameters and buffers, tied ones once."
     return sum({t.data_ptr(): t.nbytes for t in (*module.parameters(), *module.buffers())}.values())
 
-# %% ../nbs/09_bench.ipynb #4157bd00
+# %% ../nbs/09_bench.ipynb #d9301a29
 def cache_bytes(cfg, positions: float, # that are attended to
                 itemsize: int, # of keys and values
                ) -> float:
@@ -110,7 +113,7 @@ def cache_bytes(cfg, positions: float, # that are attended to
     keys_values = cfg.blocks.count("A") * 2 * positions * cfg.width * itemsize
     return keys_values + cfg.blocks.count("M") * cfg.inner * cfg.state * 4
 
-# %% ../nbs/09_bench.ipynb #98ad0824
+# %% ../nbs/09_bench.ipynb #2845e0bb
 def required_work(workload: str, cfg, T: int, # tokens of the prompt; rows of training are counted by the caller
                   new: int = 0, model: torch.nn.Module | None = None, # of decoding
                  ) -> float: # FLOPs, or bytes for decoding
@@ -121,7 +124,11 @@ def required_work(workload: str, cfg, T: int, # tokens of the prompt; rows of tr
     return T * forward_flops(cfg, T) * (3 if workload == "train" else 1)
 
 # %% ../nbs/09_bench.ipynb #8493d326
-DTYPE_NAMES = dict(fp32="float32", bf16="bfloat16", int8="int8") # a report's name -> as `quantize_for_decoding` takes it
+DTYPE_NAMES = dict(fp32="float32", bf16="bfloat16", int8="int8") # -> of `quantize_for_decoding`
+
+def training_autocast(dtype: str): # fp32 or bf16
+    "In training, bf16 is autocast on float32 weights."
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16")
 
 class HebrewGPTBackend:
     "This engine."
@@ -136,29 +143,35 @@ class HebrewGPTBackend:
     def last_logits(self, tokens, cache): # (1, T) -> (1, V)
         return self.model.head(self.model.hidden(tokens, cache=cache)[:, -1])
     def loss(self, tokens, targets): # mean, nats a token
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16"): return loss_of(self.model, tokens, targets)
+        with training_autocast(self.dtype): return loss_of(self.model, tokens, targets)
 
-# %% ../nbs/09_bench.ipynb #d4a8c9b0
+# %% ../nbs/09_bench.ipynb #2f2ccfb8
+class TransformersCache:
+    "A cache of `transformers` and the tokens it has seen."
+    def __init__(self, config, length: int, static: bool):
+        from transformers import DynamicCache, StaticCache
+        self.layers = StaticCache(config=config, max_cache_len=length) if static else DynamicCache(config=config)
+        self.seen = 0
+    def step(self, model, tokens): # (1, T) -> (1, V)
+        positions = torch.arange(self.seen, self.seen + tokens.shape[1])[None]
+        self.seen += tokens.shape[1]
+        given = dict(input_ids=tokens, position_ids=positions, past_key_values=self.layers, use_cache=True)
+        return model(**given, logits_to_keep=1).logits[:, -1]
+
+# %% ../nbs/09_bench.ipynb #fd29540b
 class TransformersBackend:
     "A stock model of `transformers`, eager with a growing cache, or compiled with a static one."
     def __init__(self, model, dtype: str="fp32", compiled: bool=False):
         self.model, self.dtype, self.compiled = model, dtype, compiled
         self.call = torch.compile(model, dynamic=False) if compiled else model
-    def logits(self, tokens):
+    def logits(self, tokens): # (B, T) -> (B, T, V)
         return self.call(input_ids=tokens, use_cache=False).logits
-    def make_cache(self, length): # and the tokens seen
-        from transformers import DynamicCache, StaticCache
-        config = self.model.config
-        return [StaticCache(config=config, max_cache_len=length) if self.compiled else DynamicCache(config=config), 0]
-    def prefill(self, tokens, cache): self.forward(self.model, tokens, cache)
-    def last_logits(self, tokens, cache): return self.forward(self.call, tokens, cache)
-    def forward(self, model, tokens, cache): # (1, T) -> (1, V)
-        at = torch.arange(cache[1], cache[1] + tokens.shape[1])[None] # Bamba without positions counts each call from 0
-        cache[1] += tokens.shape[1]
-        given = dict(input_ids=tokens, position_ids=at, past_key_values=cache[0])
-        return model(**given, use_cache=True, logits_to_keep=1).logits[:, -1]
-    def loss(self, tokens, targets):
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16"): logits = self.logits(tokens)
+    def make_cache(self, length): # for one row
+        return TransformersCache(self.model.config, length, static=self.compiled)
+    def prefill(self, tokens, cache): cache.step(self.model, tokens)
+    def last_logits(self, tokens, cache): return cache.step(self.call, tokens) # (1, T) -> (1, V)
+    def loss(self, tokens, targets): # mean, nats a token
+        with training_autocast(self.dtype): logits = self.logits(tokens)
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 # %% ../nbs/09_bench.ipynb #4dd39083
@@ -166,6 +179,7 @@ def sample_texts() -> list[str]:
     "The Hebrew texts of the sample."
     return [r["text"] for p in sorted((sample_dir()/"pretrain").glob("*.train.jsonl")) for r in read_jsonl(p)]
 
+# %% ../nbs/09_bench.ipynb #4db1020e
 def make_twins(folder: Path, # gets bundle/ and hf/
                cfg, seed: int = 0) -> Path:
     "Write a random model of this shape as a bundle, and as a folder of stock `transformers`."
@@ -180,7 +194,7 @@ def make_twins(folder: Path, # gets bundle/ and hf/
     export_hf(model, tok, folder/"hf")
     return folder
 
-# %% ../nbs/09_bench.ipynb #e0834711
+# %% ../nbs/09_bench.ipynb #50f56180
 def load_backend(who: str, # ours, or transformers
                  folder: Path, # as of `make_twins`
                  dtype: str = "fp32", compiled: bool = False, train: bool = False,
@@ -212,6 +226,7 @@ def time_prefill(backend, tokens: torch.Tensor) -> tuple: # seconds, (B, T, V)
     logits = backend.logits(tokens)
     return time.perf_counter() - begun, logits
 
+# %% ../nbs/09_bench.ipynb #ac4b3915
 @torch.inference_mode()
 def time_ttft(backend, tokens: torch.Tensor) -> tuple: # seconds, (1, V)
     "Time to first token: from a prompt to its first new token, cache included."
@@ -220,7 +235,7 @@ def time_ttft(backend, tokens: torch.Tensor) -> tuple: # seconds, (1, V)
     logits.argmax(-1).item()
     return time.perf_counter() - begun, logits
 
-# %% ../nbs/09_bench.ipynb #d8592aeb
+# %% ../nbs/09_bench.ipynb #e8a464e8
 @torch.inference_mode()
 def time_decode(backend, tokens: torch.Tensor, prompt: int) -> tuple: # seconds, (T - prompt, V)
     "One token after the other behind a prompt; reading the prompt is not timed."
@@ -232,7 +247,7 @@ def time_decode(backend, tokens: torch.Tensor, prompt: int) -> tuple: # seconds,
         logits[-1].argmax(-1).item()
     return time.perf_counter() - begun, torch.cat(logits)
 
-# %% ../nbs/09_bench.ipynb #f86ea3a4
+# %% ../nbs/09_bench.ipynb #e5e8fb0a
 def time_train_step(backend, tokens: torch.Tensor, # (B, T+1)
                     opt) -> tuple: # seconds, None
     "One training step with the optimizer given."
@@ -242,6 +257,7 @@ def time_train_step(backend, tokens: torch.Tensor, # (B, T+1)
     opt.zero_grad()
     return time.perf_counter() - begun, None
 
+# %% ../nbs/09_bench.ipynb #c6fb6586
 def time_gradient(backend, tokens: torch.Tensor, # (B, T+1)
                  ) -> tuple: # seconds, (2,) the loss and the norm of its gradient
     "What a training step learns from, without the step: its output is compared."
@@ -260,6 +276,7 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float: # 0: equal
     "Norm of the difference over the norm of `b`."
     return ((a.float() - b.float()).norm() / b.float().norm()).item()
 
+# %% ../nbs/09_bench.ipynb #379ec990
 def check_outputs(name: str, output: torch.Tensor, expected: torch.Tensor, dtype: str) -> float: # the relative error
     "Refuse outputs that are not those of the same weights; raises `UserError`."
     error = relative_error(output, expected)
@@ -284,13 +301,14 @@ def check_variants(time_output: Callable, # backend -> seconds, output
         errors[name] = check_outputs(name, output, expected, dtype=name.split()[1])
     return errors, failed
 
-# %% ../nbs/09_bench.ipynb #cac64f3e
+# %% ../nbs/09_bench.ipynb #78118282
 def fastest(seconds: dict[str, list[float]], # name -> of each turn
             who: str = "", # how the name begins
            ) -> str:
     "The name with the smallest median."
     return min((name for name in seconds if name.startswith(who)), key=lambda name: statistics.median(seconds[name]))
 
+# %% ../nbs/09_bench.ipynb #3dba8b6c
 def best_modes(seconds: dict[str, float], # `ours fp32 eager` -> of a trial
               ) -> dict[str, str]: # `ours fp32` -> its fastest variant, in the order given
     "The fastest mode of each backend and dtype."
@@ -300,13 +318,13 @@ def best_modes(seconds: dict[str, float], # `ours fp32 eager` -> of a trial
         best[who] = min(best[who], name, key=seconds.get)
     return best
 
-# %% ../nbs/09_bench.ipynb #a8ee7643
+# %% ../nbs/09_bench.ipynb #da248b9a
 def compare(time_output: Callable, # backend -> seconds, output
             variants: dict, # `ours fp32 eager` -> backend
             expected: torch.Tensor, # output of the first
             repeats: int,
             probe: Callable | None = None, # like `time_output`, for the outputs that are compared; None: the same
-           ) -> dict: # seconds: `ours fp32` -> list; mode: `ours fp32` -> eager; trial, relative_error, failed: by variant
+           ) -> dict: # seconds and mode of `ours fp32`; trial, relative_error and failed of each variant
     "Compare the outputs of all variants, then time the fastest of each backend and dtype in turn; raises `UserError`."
     errors, failed = check_variants(probe or time_output, variants, expected)
     trial = {name: min(time_output(variants[name])[0] for _ in range(2)) for name in errors}
@@ -329,7 +347,7 @@ def peak_memory_worker(who: str, folder: str, dtype: str, workload: str, # decod
     peak = next(line for line in status if line.startswith("VmHWM"))
     print(f"\npeak {int(peak.split()[1]) * 1024}")
 
-# %% ../nbs/09_bench.ipynb #83bc5744
+# %% ../nbs/09_bench.ipynb #d80942ed
 def peak_memory(who: str, folder: Path, dtype: str, workload: str, T: int, new: int, rows: int) -> int: # bytes
     "Peak memory of one side; raises `UserError` with what the process said."
     given = ", ".join(map(repr, (who, str(folder), dtype, workload, T, new, rows)))
@@ -349,7 +367,8 @@ def profile_ops(fn: Callable,
     total = sum(e.self_cpu_time_total for e in events)
     return [dict(op=e.key, share=round(e.self_cpu_time_total / total, 4), calls=e.count) for e in events[:top]]
 
-MATMUL_OPS = "mm", "linear", "conv", "attention", "bmm", "pack" # operators that multiply matrices have one of these in their name
+# %% ../nbs/09_bench.ipynb #0143cdbe
+MATMUL_OPS = "mm", "linear", "conv", "attention", "bmm", "pack" # parts of the names of their operators
 
 def matmul_share(profile: list[dict]) -> float: # 0 to 1
     "Share of the time that products of matrices take."
@@ -374,10 +393,11 @@ def decoding_variants(folder: Path, dtypes: Iterable[str], # of ours
         variants[f"ours {dtype} eager"] = load_backend("ours", folder, dtype)
         if dtype == "int8": continue # the peer has no such weights
         variants[f"transformers {dtype} eager"] = load_backend("transformers", folder, dtype)
-        if compiled: variants[f"transformers {dtype} compiled"] = load_backend("transformers", folder, dtype, compiled=True)
+        if not compiled: continue
+        variants[f"transformers {dtype} compiled"] = load_backend("transformers", folder, dtype, compiled=True)
     return variants
 
-# %% ../nbs/09_bench.ipynb #e97dddbf
+# %% ../nbs/09_bench.ipynb #8045dea0
 def training_variants(folder: Path, compiled: bool) -> dict: # `ours fp32 eager` -> backend
     "Both sides, eager and compiled, in float32 and under autocast to bfloat16."
     modes = ("eager", "compiled") if compiled else ("eager",)
@@ -386,26 +406,31 @@ def training_variants(folder: Path, compiled: bool) -> dict: # `ours fp32 eager`
     variants = {}
     for dtype in ("fp32", "bf16"):
         for mode in modes: variants[f"ours {dtype} {mode}"] = HebrewGPTBackend(ours[mode], dtype)
-        for mode in modes: variants[f"transformers {dtype} {mode}"] = TransformersBackend(stock, dtype, mode == "compiled")
+        for mode in modes:
+            variants[f"transformers {dtype} {mode}"] = TransformersBackend(stock, dtype, mode == "compiled")
     return variants
 
-# %% ../nbs/09_bench.ipynb #8f9bc63f
+# %% ../nbs/09_bench.ipynb #0c84440d
+def least_seconds(workload: str, required: float, # FLOPs, or bytes for decoding, in float32
+                  dtype: str, top: dict) -> float:
+    "Seconds of a call at the measured rate of a dtype."
+    if workload == "decode": return required / 4 * DTYPES[dtype].itemsize / top[f"read {dtype}"]
+    return required / top[f"product {dtype}"]
+
+# %% ../nbs/09_bench.ipynb #78d386e4
 def too_slow(names: Iterable[str], # variants
              workload: str, required: float, # FLOPs, or bytes for decoding, in float32
              top: dict, max_seconds: float) -> dict[str, str]: # variant -> why
     "Variants that cannot end in time."
-    reasons = {}
-    for dtype in ("fp32", "bf16"):
-        if workload == "decode": seconds = required / 4 * DTYPES[dtype].itemsize / top[f"read {dtype}"]
-        else: seconds = required / top[f"product {dtype}"]
-        if seconds > max_seconds: reasons[dtype] = f"a call takes {seconds:.0f} s or more at the measured rate of {dtype}"
+    least = {d: least_seconds(workload, required, d, top) for d in ("fp32", "bf16")}
     out = {}
     for name in names:
         who, dtype, _ = name.split()
-        if dtype in reasons and (workload == "train" or who == "transformers"): out[name] = reasons[dtype]
+        if least.get(dtype, 0.) <= max_seconds or workload != "train" and who == "ours": continue
+        out[name] = f"a call takes {least[dtype]:.0f} s or more at the measured rate of {dtype}"
     return out
 
-# %% ../nbs/09_bench.ipynb #742f98b6
+# %% ../nbs/09_bench.ipynb #c4ca113c
 @dataclass
 class Section:
     "The variants of a workload, how they are timed and compared, and what a call requires."
@@ -415,6 +440,7 @@ class Section:
     amount: int # tokens a call; 1 for a time to first token
     required: dict # dtype -> FLOPs, or bytes for decoding
 
+# %% ../nbs/09_bench.ipynb #52f31cd2
 def training_section(folder: Path, cfg, T: int, # tokens a row
                      rows: int, compiled: bool) -> Section:
     "A training step with AdamW; loss and gradient are compared."
@@ -425,8 +451,9 @@ def training_section(folder: Path, cfg, T: int, # tokens a row
     required = rows * required_work("train", cfg, T)
     return Section(variants, step, partial(time_gradient, tokens=tokens), rows * T, dict(fp32=required, bf16=required))
 
-# %% ../nbs/09_bench.ipynb #052bf701
-def inference_section(workload: str, folder: Path, cfg, prefill: int, prompt: int, new: int, compiled: bool) -> Section:
+# %% ../nbs/09_bench.ipynb #c506893a
+def inference_section(workload: str, folder: Path, cfg, prefill: int, prompt: int, new: int,
+                      compiled: bool) -> Section:
     "Reading a prompt, its first new token, or decoding behind one."
     variants, T = decoding_variants(folder, DTYPES, compiled), prompt if workload == "decode" else prefill
     tokens = hebrew_tokens(folder, 1, prompt + new if workload == "decode" else prefill)
@@ -435,15 +462,17 @@ def inference_section(workload: str, folder: Path, cfg, prefill: int, prompt: in
     required = {d: required_work(workload, cfg, T, new, variants[f"ours {d} eager"].model) for d in DTYPES}
     return Section(variants, timer, timer, amount, required)
 
-# %% ../nbs/09_bench.ipynb #442c3e56
-def measure_memory(folder: Path, prefill: int, new: int, rows: int) -> dict: # peaks, and the bytes of the weights in float32
+# %% ../nbs/09_bench.ipynb #8dba1d6c
+def measure_memory(folder: Path, prefill: int, new: int, rows: int) -> dict: # peaks; bytes of the weights in float32
     "Peak memory of both sides: of decoding in each dtype, of training in float32."
-    tasks = [("decode", who, d) for d in DTYPES for who in ("ours", "transformers") if (who, d) != ("transformers", "int8")]
+    tasks = [("decode", "ours", d) for d in DTYPES] + [("decode", "transformers", d) for d in ("fp32", "bf16")]
     tasks += [("train", who, "fp32") for who in ("ours", "transformers")]
     peaks = {f"{task} {who} {d}": peak_memory(who, folder, d, task, prefill, new, rows) for task, who, d in tasks}
     return dict(peaks=peaks, weights=nbytes(load_backend("ours", folder).model))
 
-def time_section(section: Section, workload: str, top: dict, repeats: int, max_seconds: float) -> dict: # as of `compare`
+# %% ../nbs/09_bench.ipynb #debb9813
+def time_section(section: Section, workload: str, top: dict, repeats: int,
+                 max_seconds: float) -> dict: # as of `compare`, with amount, required, load and profile
     "Time what can end in time, and profile the fastest of ours."
     left_out = too_slow(section.variants, workload, section.required["fp32"], top, max_seconds)
     for name, why in left_out.items(): print(f"{name} is left out: {why}")
@@ -454,13 +483,15 @@ def time_section(section: Section, workload: str, top: dict, repeats: int, max_s
     timed["failed"] |= left_out
     best = fastest(timed["seconds"], "ours")
     profile = profile_ops(lambda: section.time_output(variants[f"{best} eager"]))
-    return timed | dict(amount=section.amount, required=section.required, load=os.getloadavg()[0], profiled=best, profile=profile)
+    return timed | dict(amount=section.amount, required=section.required, load=os.getloadavg()[0],
+                        profiled=best, profile=profile)
 
+# %% ../nbs/09_bench.ipynb #b5f41b2a
 def measure(workload: str, # one of WORKLOADS
             folder: Path, # as of `make_twins`
             top: dict, # as of `ceilings`
             prefill: int, prompt: int, new: int, rows: int, repeats: int, compiled: bool, max_seconds: float,
-           ) -> dict: # as of `compare`, with amount, required, load and profile; memory: peaks
+           ) -> dict: # as of `time_section`; memory: as of `measure_memory`
     "One section."
     if workload == "memory": return measure_memory(folder, prefill, new, rows)
     torch._dynamo.reset()
@@ -470,7 +501,8 @@ def measure(workload: str, # one of WORKLOADS
     return time_section(section, workload, top, repeats, max_seconds)
 
 # %% ../nbs/09_bench.ipynb #0d98388a
-def make_row(workload: str, model: str, dtype: str, ours: list[float], theirs: list[float], # seconds, or bytes of memory
+def make_row(workload: str, model: str, dtype: str,
+             ours: list[float], theirs: list[float], # seconds, or bytes of memory
              amount: float = 1., # tokens a call; ttft and memory: 1, smaller is better
              ceiling_share: float = 0., peer: str = "transformers") -> dict:
     "One row of the report."
@@ -481,7 +513,7 @@ def make_row(workload: str, model: str, dtype: str, ours: list[float], theirs: l
     return dict(what=workload, model=model, dtype=dtype, peer=peer, **shown, ratio=other / mine,
                 spread=[min(pairs), max(pairs)], ceiling_share=ceiling_share)
 
-# %% ../nbs/09_bench.ipynb #4000d19e
+# %% ../nbs/09_bench.ipynb #64bed171
 def pair_up(measured: dict[str, list[float]], # `ours fp32` -> seconds or bytes
             peer: str) -> dict[str, tuple[str, str]]: # dtype, or best -> names of ours and of the peer's
     "Who is held against whom."
@@ -492,13 +524,19 @@ def pair_up(measured: dict[str, list[float]], # `ours fp32` -> seconds or bytes
         if ours in measured: pairs[dtype] = ours, theirs if theirs in measured else best[1]
     return pairs | {"best": best}
 
-# %% ../nbs/09_bench.ipynb #cdb00d50
+# %% ../nbs/09_bench.ipynb #046e2a77
 def ceiling_share(workload: str, dtype: str, measured: float, # seconds, or bytes of memory
                   section: dict, # as of `measure`
                   top: dict) -> float: # 0 to 1
-    "Which share of the ceiling was reached; of memory, the share of the weights, which are the least that must be held."
+    "The share of the ceiling that was reached; of memory, the weights' share, which are the least that must be held."
     if workload == "memory": return section["weights"] * DTYPES[dtype].itemsize / 4 / measured
     return section["required"][dtype] / measured / ceiling_for(workload, dtype, top)
+
+# %% ../nbs/09_bench.ipynb #4da15fa1
+def decoding_peaks(section: dict) -> dict[str, list[int]]: # `ours fp32` -> bytes
+    "The peaks of a memory section, named as timings are."
+    peaks = section["peaks"].items()
+    return {name.removeprefix("decode "): [b] for name, b in peaks if name.startswith("decode ")}
 
 def comparison_rows(workload: str, model: str, section: dict, # as of `measure`
                     top: dict, # as of `ceilings`
@@ -508,12 +546,9 @@ def comparison_rows(workload: str, model: str, section: dict, # as of `measure`
     rows = []
     for dtype, (ours, theirs) in pair_up(measured, peer).items() if measured else ():
         share = ceiling_share(workload, ours.split()[1], statistics.median(measured[ours]), section, top)
-        rows.append(make_row(workload, model, dtype, measured[ours], measured[theirs], section.get("amount", 1), share, peer))
+        shown = measured[ours], measured[theirs], section.get("amount", 1)
+        rows.append(make_row(workload, model, dtype, *shown, share, peer))
     return rows
-
-def decoding_peaks(section: dict) -> dict[str, list[int]]: # `ours fp32` -> bytes
-    "The peaks of a memory section, named as timings are."
-    return {name.removeprefix("decode "): [b] for name, b in section["peaks"].items() if name.startswith("decode ")}
 
 # %% ../nbs/09_bench.ipynb #03486377
 TARGETS = {("prefill", "hybrid", "bf16"): (3., .6), # at least: ratio, share of the ceiling
@@ -523,8 +558,11 @@ TARGETS = {("prefill", "hybrid", "bf16"): (3., .6), # at least: ratio, share of 
            ("decode", "dense", "best"): (2.5, 0.),
            ("train", "dense", "best"): (1.1, 0.)}
 
-def target_key(row: dict) -> tuple[str, str, str]: return row["what"], row["model"], row["dtype"]
+def target_key(row: dict) -> tuple[str, str, str]:
+    "What a target is for."
+    return row["what"], row["model"], row["dtype"]
 
+# %% ../nbs/09_bench.ipynb #fbba331b
 def check_targets(rows: list[dict], targets: dict = TARGETS) -> list[dict]:
     "The rows that have a target, and whether it is reached."
     checked = []
@@ -542,6 +580,7 @@ def processor_name() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
+# %% ../nbs/09_bench.ipynb #b1008cfd
 def machine_info() -> dict:
     "What the report was made on."
     from importlib.metadata import version
@@ -549,12 +588,13 @@ def machine_info() -> dict:
                 instructions=torch.backends.cpu.get_cpu_capability(), torch=torch.__version__,
                 transformers=version("transformers"), python=platform.python_version())
 
-# %% ../nbs/09_bench.ipynb #167b8b1e
+# %% ../nbs/09_bench.ipynb #02728126
 def markdown_table(head: list[str], rows: Iterable[list[str]]) -> list[str]: # lines
     "A table, and an empty line behind it."
     lines = [head, ["---"] * len(head), *rows]
     return [f"| {' | '.join(cells)} |" for cells in lines] + [""]
 
+# %% ../nbs/09_bench.ipynb #c5f6be6e
 def row_cells(row: dict) -> list[str]:
     "A row of the report as cells."
     low, high = row["spread"]
@@ -566,7 +606,7 @@ def target_cells(row: dict) -> list[str]: # as of `check_targets`
     share = f" and {row['at_least_share']:.0%}" if row["at_least_share"] else ""
     return [f"{row['at_least']:g}{share}", "reached" if row["reached"] else "NOT reached"]
 
-# %% ../nbs/09_bench.ipynb #6b3ac1d6
+# %% ../nbs/09_bench.ipynb #8d96a425
 ROW_HEAD = ["what", "model", "dtype", "ours", "peer", "ratio (spread)", "of the ceiling"]
 
 def targets_markdown(rows: list[dict], targets: dict) -> list[str]: # lines
@@ -577,14 +617,16 @@ def targets_markdown(rows: list[dict], targets: dict) -> list[str]: # lines
     absent = [f"Not measured: {', '.join(missing)}", ""] if missing else []
     return ["Numbers to reach", "", *markdown_table([*ROW_HEAD, "at least", " "], checked), *absent]
 
+# %% ../nbs/09_bench.ipynb #1edfaba2
 def to_markdown(report: dict, # machine, ceilings, rows
                 targets: dict = TARGETS) -> str:
     "The report as tables."
     lines = targets_markdown(report["rows"], targets) + ["All rows: tokens a second; ttft seconds, memory bytes", ""]
     lines += markdown_table([*ROW_HEAD, "peer"], [[*row_cells(r), r["peer"]] for r in report["rows"]])
     units = {name: "GFLOP/s" if name.startswith("product") else "GB/s" for name in report["ceilings"]}
-    lines += markdown_table(["ceiling", " "], [[name, f"{rate / 1e9:,.1f} {units[name]}"] for name, rate in report["ceilings"].items()])
-    return "\n".join([*lines, ", ".join(f"{k} {v}" for k, v in report["machine"].items()), ""])
+    rates = [[name, f"{rate / 1e9:,.1f} {units[name]}"] for name, rate in report["ceilings"].items()]
+    machine = ", ".join(f"{k} {v}" for k, v in report["machine"].items())
+    return "\n".join([*lines, *markdown_table(["ceiling", " "], rates), machine, ""])
 
 # %% ../nbs/09_bench.ipynb #cdaa79af
 def twin_shapes(preset: str) -> dict: # hybrid, dense -> ModelConfig
@@ -592,23 +634,25 @@ def twin_shapes(preset: str) -> dict: # hybrid, dense -> ModelConfig
     cfg, dense = get_preset(preset), get_preset(preset, pattern="A")
     return dict(hybrid=cfg, dense=dense) if "M" in cfg.blocks else dict(dense=dense)
 
+# %% ../nbs/09_bench.ipynb #889c6f59
 def select_sections(models: Iterable[str], only: str) -> list[str]: # `hybrid decode`
     "The sections whose name holds `only`; raises `UserError` if there is none."
     names = [f"{model} {workload}" for model in models for workload in WORKLOADS]
     chosen = [name for name in names if only in name]
     if chosen: return chosen
-    raise UserError(f"only is {only!r}: no section is called so; they are {' or '.join(models)}, and {', '.join(WORKLOADS)}")
+    known = f"{' or '.join(models)}, and {', '.join(WORKLOADS)}"
+    raise UserError(f"only is {only!r}: no section is called so; they are {known}")
 
-# %% ../nbs/09_bench.ipynb #171b0d6c
+# %% ../nbs/09_bench.ipynb #7b336ab7
 def check_sizes(cfg, prefill: int, prompt: int, new: int, repeats: int):
     "Refuse sizes that cannot be measured; raises `UserError`."
     if repeats < 5: raise UserError(f"repeats is {repeats}: give 5 or more, or the spread means nothing")
     for name, length in dict(prefill=prefill, prompt=prompt).items():
         if length + new <= cfg.context: continue
-        raise UserError(f"{name} + new is {length} + {new} = {length + new} tokens, more than the model's context of {cfg.context}: "
-                        "give less of one of them")
+        raise UserError(f"{name} + new is {length} + {new} = {length + new} tokens, "
+                        f"more than the model's context of {cfg.context}: give less of one of them")
 
-# %% ../nbs/09_bench.ipynb #2b303e60
+# %% ../nbs/09_bench.ipynb #86706aa7
 def measure_sections(names: list[str], shapes: dict, # as of `select_sections` and `twin_shapes`
                      out: Path, key: dict, sizes: dict, # as of `measure`
                     ) -> tuple[dict, dict]: # ceilings; section -> as of `measure`
@@ -626,8 +670,9 @@ def measure_sections(names: list[str], shapes: dict, # as of `select_sections` a
         gc.collect()
     return top, sections
 
+# %% ../nbs/09_bench.ipynb #a072f892
 def make_report(machine: dict, top: dict, sections: dict) -> dict: # machine, ceilings, rows
-    "The rows of all sections. The load of the machine stands beside them: beyond its threads, others were at work."
+    "The rows of all sections."
     load = max((s["load"] for s in sections.values() if "load" in s), default=0.)
     rows = []
     for name, section in sections.items():
@@ -635,7 +680,7 @@ def make_report(machine: dict, top: dict, sections: dict) -> dict: # machine, ce
         rows += comparison_rows(workload, model, section, top)
     return dict(machine=machine | dict(load=round(load, 1)), ceilings=top, rows=rows)
 
-# %% ../nbs/09_bench.ipynb #d2759514
+# %% ../nbs/09_bench.ipynb #3f5ba0f6
 @stage
 def bench(run: RunFolder = "runs/nb/bench", # where to write: report.json, report.md, raw/
           preset: Preset = "tiny", # shape of the hybrid; its dense twin has the pattern A
@@ -646,7 +691,7 @@ def bench(run: RunFolder = "runs/nb/bench", # where to write: report.json, repor
           repeats: PositiveInt = 5, # of each timing, in turn with the peer
           compiled: bool = False, # try the peer with torch.compile too, which takes minutes
           threads: NonNegativeInt = 0, # 0: as many as torch takes
-          max_seconds: PositiveFloat = 40.0, # a call: what must take longer by the measured ceilings is left out, and said so
+          max_seconds: PositiveFloat = 40.0, # a call: what takes longer by the measured rates is left out
           only: str = "decode", # sections to measure, as `hybrid decode` or `train`; empty: all
           seed: NonNegativeInt = 0, # of the weights
          ) -> dict: # machine, ceilings, rows
@@ -658,7 +703,8 @@ def bench(run: RunFolder = "runs/nb/bench", # where to write: report.json, repor
     sizes = {k: key[k] for k in ("prefill", "prompt", "new", "rows", "repeats", "compiled", "max_seconds")}
     if threads: torch.set_num_threads(threads)
     try:
-        key |= dict(machine=machine_info(), code=fingerprint(Path(sys.modules["hebrewgpt_nb.model"].__file__).parent))
+        library_folder = Path(sys.modules["hebrewgpt_nb.model"].__file__).parent
+        key |= dict(machine=machine_info(), code=fingerprint(library_folder))
         top, sections = measure_sections(names, shapes, out, key, sizes)
     finally: torch.set_num_threads(threads_before)
     report = make_report(key["machine"], top, sections)
@@ -666,7 +712,7 @@ def bench(run: RunFolder = "runs/nb/bench", # where to write: report.json, repor
     write_atomic(out/"report.md", to_markdown(report))
     return report
 
-# %% ../nbs/09_bench.ipynb #e7d50172
+# %% ../nbs/09_bench.ipynb #cd1d964d
 def explain_misses(run: str | Path, # of a report
                    targets: list[dict], # as of `check_targets`
                   ) -> list[dict]: # row, share of products, and the operators that take most
@@ -676,9 +722,9 @@ def explain_misses(run: str | Path, # of a report
         if r["reached"]: continue
         section = read_json(resolve(run)/"raw"/f"{r['model']}-{r['what']}.json")["result"]
         ops = ", ".join(f"{o['op'].removeprefix('aten::')} {o['share']:.0%}" for o in section["profile"][:6])
-        misses.append(dict(row=" ".join(target_key(r)), ratio=r["ratio"], at_least=r["at_least"],
-                           ceiling_share=r["ceiling_share"], profiled=section["profiled"],
-                           products=matmul_share(section["profile"]), dearest=ops))
+        kept = {k: r[k] for k in ("ratio", "at_least", "ceiling_share")}
+        found = dict(profiled=section["profiled"], products=matmul_share(section["profile"]), dearest=ops)
+        misses.append(dict(row=" ".join(target_key(r))) | kept | found)
     return misses
 
 # %% ../nbs/09_bench.ipynb #29c56df1

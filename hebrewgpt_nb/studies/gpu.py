@@ -6,11 +6,11 @@
 __all__ = ['CASES', 'CHECKS', 'RECIPES', 'BEST', 'MAX_NEW', 'MAX_CASE_SECONDS', 'BenchmarkConfig', 'tiny_config', 'random_model',
            'random_tokens', 'synchronize', 'time_on_device', 'median_seconds', 'register_case', 'perturbed_model',
            'full_logits', 'cached_logits', 'document_ids', 'packed_logits', 'packed_gradient', 'run_check',
-           'check_path', 'device_name', 'training_mfu', 'device_ceilings', 'Recipe', 'build_optimizer', 'training_loss',
-           'free_memory', 'halve_until_it_fits', 'Trainer', 'time_whole_step', 'time_step_parts', 'train_rate',
-           'register_training', 'decoding_model', 'prefill_rate', 'decode_rate', 'with_timeout', 'attempt_case',
-           'run_case', 'describe', 'read_results', 'append_result', 'make_config', 'finished_cases', 'restart',
-           'run_cases']
+           'check_config', 'check_path', 'device_name', 'training_mfu', 'device_ceilings', 'Recipe', 'build_optimizer',
+           'training_loss', 'free_memory', 'halve_until_it_fits', 'Trainer', 'time_whole_step', 'time_step_parts',
+           'train_rate', 'register_training', 'decoding_model', 'prefill_rate', 'decode_rate', 'with_timeout',
+           'attempt_case', 'run_case', 'describe', 'read_results', 'append_result', 'make_config', 'finished_cases',
+           'cases_to_run', 'restart', 'run_cases']
 
 # %% ../../nbs/studies/5_gpu.ipynb #dda2bfea
 import copy, gc, importlib.util, json, os, re, signal, statistics, sys, time
@@ -42,11 +42,12 @@ class BenchmarkConfig:
     def context(self, T: int) -> int: # of the 1b models -> of these
         return T if self.preset == "1b" else T // 32
 
+# %% ../../nbs/studies/5_gpu.ipynb #9f54587c
 def tiny_config() -> BenchmarkConfig:
     "Sizes to try everything out, in seconds."
     return BenchmarkConfig("cpu", "tiny", seconds=.01, step_tokens=1024, micro_tokens=256)
 
-# %% ../../nbs/studies/5_gpu.ipynb #1d734914
+# %% ../../nbs/studies/5_gpu.ipynb #aa67ed53
 def random_model(config: BenchmarkConfig, cfg: ModelConfig, seed: int = 0) -> HebrewGPT:
     "A random model on the device."
     torch.manual_seed(seed)
@@ -56,7 +57,7 @@ def random_tokens(config: BenchmarkConfig, cfg: ModelConfig, B: int, T: int) -> 
     "Random tokens on the device."
     return torch.randint(cfg.vocab_size, (B, T), generator=torch.Generator().manual_seed(0)).to(config.device)
 
-# %% ../../nbs/studies/5_gpu.ipynb #66372158
+# %% ../../nbs/studies/5_gpu.ipynb #b1496833
 def synchronize(config: BenchmarkConfig):
     "Wait until the device has done its work."
     if config.device == "cuda": torch.cuda.synchronize()
@@ -66,6 +67,7 @@ def time_on_device(fn: Callable, config: BenchmarkConfig) -> float: # seconds
     synchronize(config)
     return time_call(lambda: (fn(), synchronize(config)))
 
+# %% ../../nbs/studies/5_gpu.ipynb #59f161f9
 def median_seconds(fn: Callable, config: BenchmarkConfig) -> float:
     "Seconds of one call: the median of what fits into `config.seconds`, three calls at least."
     clock = partial(time_on_device, config=config)
@@ -92,7 +94,7 @@ def perturbed_model(cfg: ModelConfig, seed: int = 0) -> HebrewGPT: # on the CPU,
         for p in model.parameters(): p.add_(.1 * p.abs().mean() * torch.randn_like(p))
     return model
 
-# %% ../../nbs/studies/5_gpu.ipynb #6c7d37ea
+# %% ../../nbs/studies/5_gpu.ipynb #fff86769
 @torch.no_grad()
 def full_logits(model, tokens): # (B, T) -> (B, T, V)
     "At once."
@@ -106,7 +108,7 @@ def cached_logits(model, tokens): # (B, T) -> (B, T, V)
     for i in range(half, tokens.shape[1]): logits.append(model(tokens[:, i:i + 1], cache=cache))
     return torch.cat(logits, 1)
 
-# %% ../../nbs/studies/5_gpu.ipynb #fc680547
+# %% ../../nbs/studies/5_gpu.ipynb #1210b95d
 def document_ids(tokens): # (B, T) -> (B, T)
     "Numbers of documents of unequal lengths."
     T = tokens.shape[1]
@@ -117,7 +119,7 @@ def packed_logits(model, tokens): # (B, T) -> (B, T, V)
     "Of several documents a row."
     return model(tokens, docs=document_ids(tokens))
 
-# %% ../../nbs/studies/5_gpu.ipynb #dc1d3e81
+# %% ../../nbs/studies/5_gpu.ipynb #fd274aa8
 def packed_gradient(model, tokens): # (parameters,)
     "Of several documents a row; in bfloat16 by autocast, as training does."
     loss_of(model, tokens[:, :-1], tokens[:, 1:], document_ids(tokens)[:, :-1].contiguous()).backward()
@@ -125,18 +127,23 @@ def packed_gradient(model, tokens): # (parameters,)
     model.zero_grad(set_to_none=True)
     return gradient
 
-# %% ../../nbs/studies/5_gpu.ipynb #3954a3fa
+# %% ../../nbs/studies/5_gpu.ipynb #f5e78b8e
 CHECKS = dict(scores=full_logits, cache=cached_logits, documents=packed_logits, gradient=packed_gradient)
 
 def run_check(name: str, model, tokens, device: str, autocast: bool) -> torch.Tensor: # float32, on the CPU
     "The output of one of CHECKS."
     with torch.autocast(device, torch.bfloat16, enabled=autocast): return CHECKS[name](model, tokens).float().cpu()
 
+# %% ../../nbs/studies/5_gpu.ipynb #7f08119b
+def check_config(config: BenchmarkConfig, kind: str) -> ModelConfig:
+    "A shape small enough to be checked on a CPU."
+    preset = "tiny" if config.device == "cpu" else "mini"
+    return get_preset(preset, pattern="A" if kind == "dense" else "AM", vocab_size=512, dropout=0.)
+
 def check_path(config: BenchmarkConfig, kind: str, check: str, # of CHECKS
                dtype: str, compiled: bool) -> dict: # relative error, and the tolerance
     "One path of the device against the plain one of the CPU; raises `UserError` when it is wrong."
-    preset = "tiny" if config.device == "cpu" else "mini"
-    cfg = get_preset(preset, pattern="A" if kind == "dense" else "AM", vocab_size=512, dropout=0.)
+    cfg = check_config(config, kind)
     reference, tokens = perturbed_model(cfg), random_tokens(config, cfg, 2, 2 * cfg.chunk + cfg.chunk // 2)
     model, autocast = copy.deepcopy(reference).to(config.device), dtype == "bf16" and check == "gradient"
     if dtype == "bf16" and not autocast: model = model.bfloat16()
@@ -146,26 +153,29 @@ def check_path(config: BenchmarkConfig, kind: str, check: str, # of CHECKS
     if error <= TOLERANCE[dtype]: return dict(relative_error=error, tolerance=TOLERANCE[dtype])
     raise UserError(f"{error:.2g} away from the plain path on the CPU, more than {TOLERANCE[dtype]:g}")
 
-# %% ../../nbs/studies/5_gpu.ipynb #319790b3
+# %% ../../nbs/studies/5_gpu.ipynb #d0b3fd16
 for kind in ("dense", "hybrid"):
     for dtype in ("fp32", "bf16"):
         for check in CHECKS:
-            register_case(f"check {kind} {check} {dtype}")(partial(check_path, kind=kind, check=check, dtype=dtype, compiled=False))
+            run = partial(check_path, kind=kind, check=check, dtype=dtype, compiled=False)
+            register_case(f"check {kind} {check} {dtype}")(run)
     for check in ("scores", "documents", "gradient"):
-        register_case(f"check {kind} {check} bf16 compiled")(partial(check_path, kind=kind, check=check, dtype="bf16", compiled=True))
+        run = partial(check_path, kind=kind, check=check, dtype="bf16", compiled=True)
+        register_case(f"check {kind} {check} bf16 compiled")(run)
 
 # %% ../../nbs/studies/5_gpu.ipynb #00f68ce2
 def device_name(config: BenchmarkConfig) -> str:
     "As the driver calls it, or cpu."
     return torch.cuda.get_device_name() if config.device == "cuda" else "cpu"
 
-def training_mfu(config: BenchmarkConfig, cfg: ModelConfig, T: int, tokens_per_s: float) -> dict: # mfu, or why there is none
+def training_mfu(config: BenchmarkConfig, cfg: ModelConfig, T: int, tokens_per_s: float,
+                ) -> dict: # mfu, or why there is none
     "Model FLOPs utilisation of training, by the training loop's count and table."
     try: from hebrewgpt_nb.training.loop import mfu, peak_flops
     except ModuleNotFoundError as e: return dict(mfu=None, no_mfu=str(e))
     return dict(mfu=mfu(tokens_per_s, forward_flops(cfg, T), peak_flops(config.device)))
 
-# %% ../../nbs/studies/5_gpu.ipynb #910e3b90
+# %% ../../nbs/studies/5_gpu.ipynb #ebad06c3
 @register_case("ceilings: product and reading")
 def device_ceilings(config: BenchmarkConfig) -> dict: # FLOP/s, bytes/s
     "Rates of a large product and of reading memory."
@@ -188,13 +198,14 @@ class Recipe:
     docs: bool = False # several documents a row
     whole: bool = False # time a whole step of `step_tokens`, not its parts
 
+# %% ../../nbs/studies/5_gpu.ipynb #c214b19c
 def build_optimizer(model, name: str): # one of Recipe's
     "The optimizer of a recipe."
     if name == "muon": return MuonAdamW(model, .02, .003)
     foreach, fused = False if name == "loop" else None, True if name == "fused" else None
     return torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=foreach, fused=fused)
 
-# %% ../../nbs/studies/5_gpu.ipynb #0b159bc6
+# %% ../../nbs/studies/5_gpu.ipynb #676d9084
 def training_loss(model, tokens, targets, docs, recipe: Recipe): # ()
     "Mean loss in nats a token."
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=recipe.bf16):
@@ -202,12 +213,13 @@ def training_loss(model, tokens, targets, docs, recipe: Recipe): # ()
         logits = model(tokens, docs=docs)
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
-# %% ../../nbs/studies/5_gpu.ipynb #50b5ce24
+# %% ../../nbs/studies/5_gpu.ipynb #964469a3
 def free_memory():
     "Give back what nobody holds."
     gc.collect()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
 
+# %% ../../nbs/studies/5_gpu.ipynb #2bd33168
 def halve_until_it_fits(size: int, attempt: Callable) -> tuple: # what attempt(size) gave, sizes that did not fit
     "Try smaller sizes while the device runs out of memory."
     too_large = []
@@ -219,7 +231,7 @@ def halve_until_it_fits(size: int, attempt: Callable) -> tuple: # what attempt(s
         size = size // 2
         free_memory()
 
-# %% ../../nbs/studies/5_gpu.ipynb #64f22312
+# %% ../../nbs/studies/5_gpu.ipynb #f5e65d18
 class Trainer:
     "A model, its optimizer and one micro-batch of random tokens."
     def __init__(self, config: BenchmarkConfig, model, opt, recipe: Recipe, rows: int, T: int):
@@ -236,13 +248,14 @@ class Trainer:
         self.opt.step()
         for p in self.model.parameters(): p.grad = None
 
-# %% ../../nbs/studies/5_gpu.ipynb #b4589fca
+# %% ../../nbs/studies/5_gpu.ipynb #ff225b12
 def time_whole_step(trainer: Trainer, config: BenchmarkConfig) -> dict: # step_s, tokens_per_s
     "One step, after a micro-batch that warms up."
     trainer.micro_batch()
     seconds = time_on_device(trainer.step, config)
     return dict(step_s=seconds, tokens_per_s=trainer.tokens / seconds)
 
+# %% ../../nbs/studies/5_gpu.ipynb #c8ee02c6
 def time_step_parts(trainer: Trainer, config: BenchmarkConfig) -> dict: # micro_s, optimizer_s, tokens_per_s
     "A micro-batch and the optimizer, and what a step of them would give."
     micro_s = median_seconds(trainer.micro_batch, config)
@@ -250,7 +263,7 @@ def time_step_parts(trainer: Trainer, config: BenchmarkConfig) -> dict: # micro_
     step_s = trainer.micro_batches * micro_s + optimizer_s
     return dict(micro_s=micro_s, optimizer_s=optimizer_s, tokens_per_s=trainer.tokens / step_s)
 
-# %% ../../nbs/studies/5_gpu.ipynb #b577c7a6
+# %% ../../nbs/studies/5_gpu.ipynb #ce72df61
 def train_rate(config: BenchmarkConfig, kind: str, T: int, # context of the 1b models
                recipe: Recipe) -> dict: # tokens_per_s, mfu and what they come from
     "Tokens a second of training."
@@ -271,8 +284,11 @@ RECIPES["bf16"] = replace(RECIPES["plain"], bf16=True)
 RECIPES["compiled"] = replace(RECIPES["bf16"], compiled=True)
 RECIPES["chunked loss"] = replace(RECIPES["compiled"], chunked=True)
 RECIPES["fused optimizer"] = BEST = replace(RECIPES["chunked loss"], optimizer="fused")
-RECIPES |= {"documents": replace(BEST, docs=True), "muon": replace(BEST, optimizer="muon"), "a whole step": replace(BEST, whole=True)}
+RECIPES["documents"] = replace(BEST, docs=True)
+RECIPES["muon"] = replace(BEST, optimizer="muon")
+RECIPES["a whole step"] = replace(BEST, whole=True)
 
+# %% ../../nbs/studies/5_gpu.ipynb #017a562f
 def register_training(kind: str, T: int, name: str): # of RECIPES
     "Add a case of training."
     recipe = RECIPES[name]
@@ -290,6 +306,7 @@ def decoding_model(config: BenchmarkConfig, cfg: ModelConfig, compiled: bool = F
     model = random_model(config, cfg).to(torch.bfloat16).eval()
     return compile_blocks(model) if compiled else model
 
+# %% ../../nbs/studies/5_gpu.ipynb #b19948e8
 @torch.inference_mode()
 def prefill_rate(config: BenchmarkConfig, kind: str, T: int, compiled: bool) -> dict: # tokens_per_s
     "Tokens a second of reading a prompt."
@@ -299,7 +316,7 @@ def prefill_rate(config: BenchmarkConfig, kind: str, T: int, compiled: bool) -> 
     seconds = median_seconds(lambda: model(tokens), config)
     return dict(context=T, tokens_per_s=T / seconds, flops_per_s=T * forward_flops(cfg, T) / seconds)
 
-# %% ../../nbs/studies/5_gpu.ipynb #3fcd7cff
+# %% ../../nbs/studies/5_gpu.ipynb #093b12ee
 MAX_NEW = 512 # tokens that a timing may decode
 
 @torch.inference_mode()
@@ -313,16 +330,17 @@ def decode_rate(config: BenchmarkConfig, kind: str, T: int, # context that is at
     def decode(tokens): return model.head(model.hidden(tokens, cache=cache)[:, -1]).argmax(-1)
     decode(tokens)
     def step():
-        if cache.n + 1 >= T + MAX_NEW: raise UserError(f"the cache of {T + MAX_NEW} tokens is full before the timing ended")
-        decode(tokens[:, -1:])
+        if cache.n + 1 < T + MAX_NEW: return decode(tokens[:, -1:])
+        raise UserError(f"the cache of {T + MAX_NEW} tokens is full before the timing ended")
     seconds = median_seconds(step, config)
     return dict(context=T, batch=batch, tokens_per_s=batch / seconds, bytes_per_s=weights / seconds)
 
-# %% ../../nbs/studies/5_gpu.ipynb #f8cfd2fd
+# %% ../../nbs/studies/5_gpu.ipynb #b333ddc8
 for kind in ("dense", "hybrid"):
     for T in (2048, 16384):
         for mode in ("eager", "compiled"):
-            register_case(f"{kind} prefill {T} {mode}")(partial(prefill_rate, kind=kind, T=T, compiled=mode == "compiled"))
+            run = partial(prefill_rate, kind=kind, T=T, compiled=mode == "compiled")
+            register_case(f"{kind} prefill {T} {mode}")(run)
         for batch in (1, 32):
             register_case(f"{kind} decode {T} batch {batch}")(partial(decode_rate, kind=kind, T=T, batch=batch))
 
@@ -339,12 +357,13 @@ def with_timeout(seconds: float, fn: Callable):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
-# %% ../../nbs/studies/5_gpu.ipynb #2eb9f267
+# %% ../../nbs/studies/5_gpu.ipynb #e304d19d
 def attempt_case(fn: Callable, config: BenchmarkConfig, seconds: float) -> dict: # what it measured, or why it failed
     "Run a case; whatever stops it is its result."
     try: return with_timeout(seconds, lambda: fn(config))
     except Exception as e: return dict(failed=f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:300]}")
 
+# %% ../../nbs/studies/5_gpu.ipynb #53a57c49
 def run_case(name: str, config: BenchmarkConfig, seconds: float, # it may take
             ) -> dict: # the record
     "Run one case, and say how it went and where."
@@ -358,7 +377,7 @@ def run_case(name: str, config: BenchmarkConfig, seconds: float, # it may take
     return dict(case=name, **result, seconds=round(time.perf_counter() - begun, 1), memory=memory,
                 device=device_name(config), preset=config.preset, torch=torch.__version__, mamba=kernels)
 
-# %% ../../nbs/studies/5_gpu.ipynb #dde8930c
+# %% ../../nbs/studies/5_gpu.ipynb #bb3ef7c4
 def describe(record: dict) -> str:
     "A record in a few words."
     if "failed" in record: return f"FAILED, {record['failed']}"
@@ -371,7 +390,7 @@ def describe(record: dict) -> str:
     if not parts: parts = [f"{k} {v:.3g}" for k, v in record.items() if isinstance(v, float) and k != "seconds"]
     return ", ".join(parts) + f" ({record['seconds']} s)"
 
-# %% ../../nbs/studies/5_gpu.ipynb #8999da59
+# %% ../../nbs/studies/5_gpu.ipynb #422db661
 def read_results(path: Path) -> dict[str, dict]: # case -> its last record
     "What is there; a line that a kill cut short is cut off."
     if not path.exists(): return {}
@@ -379,6 +398,7 @@ def read_results(path: Path) -> dict[str, dict]: # case -> its last record
     if whole[2]: os.truncate(path, len(whole[0] + whole[1]))
     return {r["case"]: r for r in read_jsonl(path)}
 
+# %% ../../nbs/studies/5_gpu.ipynb #c6e49c85
 def append_result(path: Path, record: dict):
     "Write a record; it is on disk when this returns."
     with open(path, "a", encoding="utf8") as f:
@@ -386,7 +406,7 @@ def append_result(path: Path, record: dict):
         f.flush()
         os.fsync(f.fileno())
 
-# %% ../../nbs/studies/5_gpu.ipynb #f1362b5b
+# %% ../../nbs/studies/5_gpu.ipynb #4e360a04
 def make_config(device: str, preset: str) -> BenchmarkConfig:
     "The config of a run; raises `UserError`."
     if device not in ("cuda", "cpu"): raise UserError(f"device is {device!r}: choose cuda or cpu")
@@ -395,6 +415,7 @@ def make_config(device: str, preset: str) -> BenchmarkConfig:
         raise UserError("device is cuda: no CUDA device is here; --device cpu --preset tiny tries everything out")
     return replace(tiny_config() if preset == "tiny" else BenchmarkConfig(), device=device)
 
+# %% ../../nbs/studies/5_gpu.ipynb #f7b3495a
 def finished_cases(path: Path, config: BenchmarkConfig) -> dict[str, dict]: # case -> record
     "What was measured on this device at this size; raises `UserError` where the file is of another."
     done, here = read_results(path), f"{device_name(config)}, {config.preset}"
@@ -402,12 +423,22 @@ def finished_cases(path: Path, config: BenchmarkConfig) -> dict[str, dict]: # ca
     if others: raise UserError(f"{path}: holds results of {', '.join(others)}; give another run")
     return done
 
-# %% ../../nbs/studies/5_gpu.ipynb #394e6ef6
+# %% ../../nbs/studies/5_gpu.ipynb #794d11f7
+def cases_to_run(only: str, # a regular expression
+                 done: dict[str, dict], # case -> record
+                 again: bool, # also those that failed
+                ) -> list[str]:
+    "The cases that are asked for and not finished."
+    def is_finished(name): return name in done and not (again and "failed" in done[name])
+    return [name for name in CASES if re.search(only, name) and not is_finished(name)]
+
+# %% ../../nbs/studies/5_gpu.ipynb #1506cee5
 def restart(run: str, device: str, preset: str, minutes: float, only: str):
     "Begin this program anew in the same process id, with what is left of the budget."
     given = ["--run", run, "--device", device, "--preset", preset, "--minutes", str(minutes), "--only", only]
     os.execv(sys.executable, [sys.executable, "-m", "hebrewgpt_nb.studies.gpu", *given])
 
+# %% ../../nbs/studies/5_gpu.ipynb #3e39c4d2
 def run_cases(run: RunFolder = "runs/gpu", # where results.jsonl is written
               device: Device = "cuda", # cuda, or cpu to try it out
               preset: Literal["1b", "tiny"] = "1b", # 1b: dense-1b and hybrid-1b, or tiny
@@ -419,9 +450,7 @@ def run_cases(run: RunFolder = "runs/gpu", # where results.jsonl is written
     config, path, end = make_config(device, preset), resolve(run)/"results.jsonl", time.time() + 60 * minutes
     path.parent.mkdir(parents=True, exist_ok=True)
     done = finished_cases(path, config)
-    for name in CASES:
-        failed_before = "failed" in done.get(name, {})
-        if not re.search(only, name) or name in done and not (again and failed_before): continue
+    for name in cases_to_run(only, done, again):
         left = end - time.time()
         if left <= 0:
             print(f"{name}: not reached within {minutes:g} minutes, run again to go on")

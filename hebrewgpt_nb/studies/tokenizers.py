@@ -41,6 +41,7 @@ class OutsideTokenizer(Tokenizer):
         self.known |= dict.fromkeys(new, ()) | split_table(dict.fromkeys(sorted(new)))
         return super().encode_plain([write_signs(t, self.known) for t in texts])
 
+# %% ../../nbs/studies/4_tokenizers.ipynb #b4c93a80
 def open_tokenizer(kind: str, path: str | Path) -> Tokenizer:
     "The tokenizer of a kind."
     return (OutsideTokenizer if kind == "outside" else Tokenizer)(path)
@@ -53,17 +54,19 @@ def word_pieces(tok: Tokenizer, word: str) -> list[tuple[str, int]]: # (letters,
     pieces = [(tok.sp.id_to_piece(i).strip("\u2581"), i) for i in tok.encode(f" {word}")]
     return [(LETTERS.get(p, p), i) for p, i in pieces if p]
 
+# %% ../../nbs/studies/4_tokenizers.ipynb #d3120c56
 def piece_ends(pieces: list[tuple[str, int]]) -> list[int]: # of each piece
     "How many letters of the word stand before the end of a piece."
     return list(itertools.accumulate(len(letters) for letters, _ in pieces))
 
-# %% ../../nbs/studies/4_tokenizers.ipynb #4bcead7f
+# %% ../../nbs/studies/4_tokenizers.ipynb #4abf30b9
 def count_boundaries(word: str, ends: set[int], prefixes: list[str]) -> dict: # counts of one word
     "Ends of pieces inside a possible prefix (`found`), of which are right (`hit`), and how many are right at all (`true`)."
     right = cuts(prefixes)
     possible = ends & set().union(*map(cuts, readings(word)))
     return dict(hit=len(possible & right), found=len(possible), true=len(right))
 
+# %% ../../nbs/studies/4_tokenizers.ipynb #519113df
 def count_stems(tok: Tokenizer, word: str, prefixes: list[str]) -> dict: # counts of one word
     "Whether a stem that is one piece alone is one piece behind its prefixes, and the same piece."
     alone = word_pieces(tok, word[len("".join(prefixes)):])
@@ -74,14 +77,15 @@ def count_stems(tok: Tokenizer, word: str, prefixes: list[str]) -> dict: # count
     one = len(stem) == 1 and stem_begins in ends
     return dict(stems=1, one=int(one), same=int(one and stem[0] == alone[0][1]))
 
-# %% ../../nbs/studies/4_tokenizers.ipynb #adf68bae
+# %% ../../nbs/studies/4_tokenizers.ipynb #5da147e1
 def boundary_quality(tok: Tokenizer, rows: list[dict], # of `segmentation_*.jsonl`, words in running text
                     ) -> dict: # precision, recall, one_piece, same_piece
     "How a tokenizer's cuts agree with those of linguists."
     n = dict.fromkeys(("hit", "found", "true", "stems", "one", "same"), 0)
     for word, prefixes in ((r["surface"], gold_prefixes(r)) for r in rows if WORD.fullmatch(r["surface"])):
         ends = set(piece_ends(word_pieces(tok, word)))
-        for k, count in (count_boundaries(word, ends, prefixes) | count_stems(tok, word, prefixes)).items(): n[k] += count
+        counts = count_boundaries(word, ends, prefixes) | count_stems(tok, word, prefixes)
+        for k, count in counts.items(): n[k] += count
     found, true, stems = max(1, n["found"]), max(1, n["true"]), max(1, n["stems"])
     return dict(precision=n["hit"]/found, recall=n["hit"]/true, one_piece=n["one"]/stems, same_piece=n["same"]/stems)
 
@@ -93,7 +97,8 @@ def encoding_speed(tok: Tokenizer, texts: list[str], repeats: int=5) -> dict: # 
     forms = dict(ours=lambda: tok.encode(texts), bare=lambda: tok.sp.encode(texts, num_threads=1))
     seconds = time_in_turns(forms, repeats)
     tok.n_threads = threads
-    return dict(mb_per_s=size/np.median(seconds["ours"]), of_bare=np.median(np.divide(seconds["bare"], seconds["ours"])))
+    of_bare = np.median(np.divide(seconds["bare"], seconds["ours"]))
+    return dict(mb_per_s=size/np.median(seconds["ours"]), of_bare=of_bare)
 
 # %% ../../nbs/studies/4_tokenizers.ipynb #5571b6b3
 def bytes_seen(shards: Shards, rows: Rows) -> float: # of text, the begin and end tokens not counted
@@ -101,13 +106,17 @@ def bytes_seen(shards: Shards, rows: Rows) -> float: # of text, the begin and en
     sources = shards.index["sources"]
     return sum(p["tokens"]*sources[s]["bytes"]/sources[s]["tokens"] for s, p in rows.plan.items())
 
-# %% ../../nbs/studies/4_tokenizers.ipynb #d2c6124c
+# %% ../../nbs/studies/4_tokenizers.ipynb #ae243c13
 def small_model(vocab_size: int, width: int, context: int, seed: int) -> HebrewGPT:
     "Two blocks, attention and Mamba-2."
     torch.manual_seed(seed)
-    return HebrewGPT(get_preset("tiny", vocab_size=vocab_size, width=width, heads=width//32, hidden=3*width, context=context))
+    shape = dict(vocab_size=vocab_size, width=width, heads=width//32, hidden=3*width, context=context)
+    return HebrewGPT(get_preset("tiny", **shape))
 
-def averaged_bpb(model: HebrewGPT, average: Average, tok: Tokenizer, texts: dict[str, list[str]], context: int) -> dict: # source -> bits per byte
+# %% ../../nbs/studies/4_tokenizers.ipynb #6d9c7dd8
+def averaged_bpb(model: HebrewGPT, average: Average, tok: Tokenizer,
+                 texts: dict[str, list[str]], # by source
+                 context: int) -> dict: # source -> bits per byte
     "Bits per byte of the averaged weights; the model goes on with its own."
     weights = {n: p.detach().clone() for n, p in trainable_parameters(model).items()}
     load_weights(model, average.weights)
@@ -115,24 +124,27 @@ def averaged_bpb(model: HebrewGPT, average: Average, tok: Tokenizer, texts: dict
     load_weights(model.train(), weights)
     return bpb
 
-# %% ../../nbs/studies/4_tokenizers.ipynb #3fe43895
+# %% ../../nbs/studies/4_tokenizers.ipynb #356cb171
 def train_curve(tok: Tokenizer, shards: Shards, texts: dict[str, list[str]], # validation, by source
                 score_at: list[int], # steps, ascending
-                seed: int, batch_tokens: int, context: int, width: int, lr: float, adam_lr: float, device: str="cpu", dtype: str="float32",
+                seed: int, batch_tokens: int, context: int, width: int, lr: float, adam_lr: float,
+                device: str="cpu", dtype: str="float32",
                ) -> list[dict]: # step, tokens, bytes, bpb of each
     "Train a small model, and score the average of its weights along the way."
     last, per_step, curve = score_at[-1], batch_tokens//context, []
     rows = Rows(shards, context, last*per_step, max_epochs=1e6, seed=seed)
     step_bytes = bytes_seen(shards, rows)/last
-    t, average = Training(small_model(tok.vocab_size, width, context, seed).to(device).train(), None), Average(decay=.95)
+    model, average = small_model(tok.vocab_size, width, context, seed).to(device).train(), Average(decay=.95)
+    t = Training(model, None)
     t.opt = MuonAdamW(t.model, lr, adam_lr)
     for step in range(last):
-        warm_up = min(1., (step + 1)/(.1*last))
-        train_step(t, step_batches(rows, tok.bos_id, step, per_step, max(1, 2048//context)), warm_up, seed, device, dtype)
+        batches = step_batches(rows, tok.bos_id, step, per_step, max(1, 2048//context))
+        train_step(t, batches, min(1., (step + 1)/(.1*last)), seed, device, dtype) # warm-up, then constant
         average.update(trainable_parameters(t.model))
         if t.step not in score_at: continue
         bpb = averaged_bpb(t.model, average, tok, texts, context)
-        curve.append(dict(step=t.step, tokens=t.step*batch_tokens, bytes=round(t.step*step_bytes), bpb=bpb.pop("macro"), sources=bpb))
+        seen = dict(step=t.step, tokens=t.step*batch_tokens, bytes=round(t.step*step_bytes))
+        curve.append(seen | dict(bpb=bpb.pop("macro"), sources=bpb))
     return curve
 
 # %% ../../nbs/studies/4_tokenizers.ipynb #5a515146
@@ -142,43 +154,48 @@ def gold_files(gold: str) -> list[Path]: # a folder, or empty
     if gold and not files: print(f"gold is {gold}: no segmentation_*dev.jsonl in it, so boundaries are not scored")
     return files
 
-# %% ../../nbs/studies/4_tokenizers.ipynb #30a16aff
+# %% ../../nbs/studies/4_tokenizers.ipynb #54e33752
 def measure_kind(tok: Tokenizer, path: Path, texts: list[str], # validation
                  gold: list[dict]) -> dict:
     "All that is measured of a tokenizer."
     boundaries = boundary_quality(tok, gold) if gold else {}
-    return measure_tokenizer(tok, texts) | boundaries | encoding_speed(tok, texts) | dict(model_kb=path.stat().st_size/1000)
+    size = dict(model_kb=path.stat().st_size/1000)
+    return measure_tokenizer(tok, texts) | boundaries | encoding_speed(tok, texts) | size
 
-def prepare_kind(kind: str, folder: Path, data: Path, vocab_size: int, gold: str) -> dict: # what is measured of the tokenizer
+# %% ../../nbs/studies/4_tokenizers.ipynb #abe963ac
+def prepare_kind(kind: str, folder: Path, data: Path, vocab_size: int, gold: str) -> dict: # as of `measure_kind`
     "Train the tokenizer of a kind, measure it and encode the training text, unless that was done with the same data."
     treebanks = gold_files(gold)
     def make():
         sources, path = source_files(data), folder/"tokenizer.model"
         tok = open_tokenizer(kind, train_tokenizer(training_texts(sources), path, vocab_size, kind=kind))
         build_shards(read_records([f for s in sources.values() for f in s["train"]]), folder/"shards", tok)
-        return measure_kind(tok, path, list(itertools.chain(*valid_texts(data).values())), [r for f in treebanks for r in read_jsonl(f)])
+        texts = [text for texts in valid_texts(data).values() for text in texts]
+        return measure_kind(tok, path, texts, gold=[r for f in treebanks for r in read_jsonl(f)])
     key = dict(kind=kind, vocab_size=vocab_size, data=fingerprint(data), gold=[fingerprint(f) for f in treebanks])
     return cached_result(folder/"measures.json", key, make)
 
-# %% ../../nbs/studies/4_tokenizers.ipynb #ff969226
+# %% ../../nbs/studies/4_tokenizers.ipynb #c94d4436
 def equal_text_steps(tokens_per_byte: dict, steps: int) -> dict: # kind -> steps
     "The steps after which each kind has seen as much text as the first kind in `steps`."
     first = next(iter(tokens_per_byte.values()))
     return {kind: max(1, round(steps*t/first)) for kind, t in tokens_per_byte.items()}
 
+# %% ../../nbs/studies/4_tokenizers.ipynb #a0fb5cd4
 def steps_to_score(steps: int, later: int) -> list[int]: # ascending
     "Where a model is scored: at a quarter, half and all of the steps, and at equal text."
     return sorted({max(1, steps//4), max(1, steps//2), steps, later})
 
-# %% ../../nbs/studies/4_tokenizers.ipynb #fa194b49
-def train_kind(kind: str, seed: int, folder: Path, data: Path, score_at: list[int], threads: int, setting: dict) -> dict: # a line of results.jsonl
+# %% ../../nbs/studies/4_tokenizers.ipynb #5fdbbc93
+def train_kind(kind: str, seed: int, folder: Path, data: Path, score_at: list[int],
+               threads: int, setting: dict) -> dict: # a line of results.jsonl
     "One model, in a process of its own."
     torch.set_num_threads(threads)
     tok = open_tokenizer(kind, folder/"tokenizer.model")
-    texts = valid_texts(data, limit=8000)
-    return dict(kind=kind, seed=seed, curve=train_curve(tok, Shards(folder/"shards", tok), texts, score_at, seed, **setting))
+    texts, shards = valid_texts(data, limit=8000), Shards(folder/"shards", tok)
+    return dict(kind=kind, seed=seed, curve=train_curve(tok, shards, texts, score_at, seed, **setting))
 
-# %% ../../nbs/studies/4_tokenizers.ipynb #f8ab1912
+# %% ../../nbs/studies/4_tokenizers.ipynb #85884127
 def read_curves(log: Path, keys: dict[str, dict], # kind -> what its curves depend on
                 seeds: int) -> list[dict]: # ordered by kind and seed
     "The lines of results.jsonl that are wanted."
@@ -186,10 +203,11 @@ def read_curves(log: Path, keys: dict[str, dict], # kind -> what its curves depe
     wanted = {(r["kind"], r["seed"]): r for r in lines if keys.get(r["kind"]) == r.get("key") and r["seed"] < seeds}
     return [wanted[kind, seed] for kind in keys for seed in range(seeds) if (kind, seed) in wanted]
 
+# %% ../../nbs/studies/4_tokenizers.ipynb #ef02af4e
 def train_missing(run: str, train_args: dict[str, dict], # kind -> arguments of `train_kind`
                   keys: dict[str, dict], seeds: int, processes: int) -> list[dict]: # as of `read_curves`
     "Train the models that are not in results.jsonl, several at a time; each is written there as it ends."
-    from hebrewgpt_nb.studies.tokenizers import train_kind as work # other processes can import this one, not a notebook's
+    from hebrewgpt_nb.studies.tokenizers import train_kind as work # another process cannot import a notebook's
     log = resolve(run)/"results.jsonl"
     done = {(r["kind"], r["seed"]) for r in read_curves(log, keys, seeds)}
     todo = [(kind, seed) for seed in range(seeds) for kind in keys if (kind, seed) not in done]
@@ -197,16 +215,18 @@ def train_missing(run: str, train_args: dict[str, dict], # kind -> arguments of 
     with pool, Progress(run, "models", len(todo)) as tick:
         for finished in as_completed([pool.submit(work, kind, seed, **train_args[kind]) for kind, seed in todo]):
             line = finished.result()
-            with open(log, "a", encoding="utf8") as f: f.write(json.dumps(line | dict(key=keys[line["kind"]])) + "\n")
+            with open(log, "a", encoding="utf8") as f:
+                f.write(json.dumps(line | dict(key=keys[line["kind"]])) + "\n")
             tick(note=f"{line['kind']}, seed {line['seed']}")
     return [{k: v for k, v in r.items() if k != "key"} for r in read_curves(log, keys, seeds)]
 
-# %% ../../nbs/studies/4_tokenizers.ipynb #91011edd
+# %% ../../nbs/studies/4_tokenizers.ipynb #7b167923
 def check_comparison(names: list[str], batch_tokens: int, context: int, width: int):
     "Refuse what cannot be compared; raises `UserError`."
-    unknown = [kind for kind in names if kind not in KINDS]
-    if unknown or not names: raise UserError(f"kinds holds {', '.join(map(repr, unknown)) or 'nothing'}: choose from {', '.join(KINDS)}")
-    if batch_tokens < context: raise UserError(f"batch_tokens is {batch_tokens}: less than one row of {context} tokens; raise it, or lower context")
+    unknown = ", ".join(repr(kind) for kind in names if kind not in KINDS)
+    if unknown or not names: raise UserError(f"kinds holds {unknown or 'nothing'}: choose from {', '.join(KINDS)}")
+    if batch_tokens < context:
+        raise UserError(f"batch_tokens is {batch_tokens}: less than a row of {context}; raise it, or lower context")
     if width % 32: raise UserError(f"width is {width}: give a multiple of 32")
 
 # %% ../../nbs/studies/4_tokenizers.ipynb #01ef5c14
@@ -234,14 +254,16 @@ def compare_tokenizers(run: RunFolder = "runs/nb/compare", # results.jsonl, and 
     records = resolve(data or f"{run}/data")
     measures = {kind: prepare_kind(kind, root/kind, records, vocab_size, gold) for kind in names}
     later = equal_text_steps({kind: 1/m["bytes_per_token"] for kind, m in measures.items()}, steps)
-    setting = dict(batch_tokens=batch_tokens, context=context, width=width, lr=lr, adam_lr=adam_lr, device=pick_device(device), dtype=dtype)
-    train_args, keys = {}, {}
+    setting = dict(batch_tokens=batch_tokens, context=context, width=width, lr=lr, adam_lr=adam_lr)
+    setting |= dict(device=pick_device(device), dtype=dtype)
+    shared, train_args, keys = dict(data=records, threads=max(1, os.cpu_count()//processes), setting=setting), {}, {}
     for kind in names:
         score_at = steps_to_score(steps, later[kind])
-        train_args[kind] = dict(folder=root/kind, data=records, score_at=score_at, threads=max(1, os.cpu_count()//processes), setting=setting)
+        train_args[kind] = shared | dict(folder=root/kind, score_at=score_at)
         keys[kind] = setting | dict(vocab_size=vocab_size, score_at=score_at, data=fingerprint(records))
     curves = train_missing(run, train_args, keys, seeds, processes)
-    return dict(measures=measures, steps=steps, equal_text_steps=later, setting=setting | dict(vocab_size=vocab_size), curves=curves)
+    return dict(measures=measures, steps=steps, equal_text_steps=later, setting=setting | dict(vocab_size=vocab_size),
+                curves=curves)
 
 # %% ../../nbs/studies/4_tokenizers.ipynb #d49cfd8b
 def bpb_at(report: dict) -> dict: # (compute or text, kind, seed) -> bits per byte
@@ -252,6 +274,7 @@ def bpb_at(report: dict) -> dict: # (compute or text, kind, seed) -> bits per by
         [found[equal, r["kind"], r["seed"]]] = [c["bpb"] for c in r["curve"] if c["step"] == steps[r["kind"]]]
     return found
 
+# %% ../../nbs/studies/4_tokenizers.ipynb #4926ad39
 def bpb_table(report: dict) -> list[dict]: # a row for each kind and comparison
     "Bits per byte of each kind: the mean of the seeds, their range, and the difference to the first kind seed by seed."
     found, first, rows = bpb_at(report), next(iter(report["measures"])), []
@@ -259,18 +282,18 @@ def bpb_table(report: dict) -> list[dict]: # a row for each kind and comparison
         seeds = sorted(seed for e, k, seed in found if (e, k) == (equal, kind))
         bpb, base = (np.array([found[equal, k, seed] for seed in seeds]) for k in (kind, first))
         difference = bpb - base
-        spread = dict(sd=difference.std(ddof=1)) if len(seeds) > 1 else {}
-        rows.append(dict(equal=equal, kind=kind, bpb=bpb.mean(), least=bpb.min(), most=bpb.max(), percent=100*difference.mean()/base[0],
-                         difference=difference.mean(), seeds=len(seeds)) | spread)
+        row = dict(equal=equal, kind=kind, bpb=bpb.mean(), least=bpb.min(), most=bpb.max(),
+                   percent=100*difference.mean()/base[0], difference=difference.mean(), seeds=len(seeds))
+        rows.append(row | (dict(sd=difference.std(ddof=1)) if len(seeds) > 1 else {}))
     return rows
 
-# %% ../../nbs/studies/4_tokenizers.ipynb #086d446f
+# %% ../../nbs/studies/4_tokenizers.ipynb #63e9ac64
 def plot_curves(report: dict, axes): # two of matplotlib
     "Bits per byte by tokens and by bytes of text, a line for each model."
     names = list(report["measures"])
     for r, (ax, unit) in itertools.product(report["curves"], zip(axes, ("tokens", "bytes"))):
-        label = r["kind"] if r["seed"] == 0 else None
-        ax.plot([c[unit]/1e6 for c in r["curve"]], [c["bpb"] for c in r["curve"]], marker=".", color=f"C{names.index(r['kind'])}", label=label)
+        x, y = [c[unit]/1e6 for c in r["curve"]], [c["bpb"] for c in r["curve"]]
+        ax.plot(x, y, marker=".", color=f"C{names.index(r['kind'])}", label=r["kind"] if r["seed"] == 0 else None)
         ax.set(xlabel=f"millions of {unit}")
     axes[0].set(ylabel="bits per byte, validation", title="equal compute")
     axes[1].set(title="equal text")
