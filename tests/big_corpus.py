@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from hebrewgpt_nb.text.clean import clean_text
 from hebrewgpt_nb.core import read_json, read_jsonl, sample_dir
-from hebrewgpt_nb.text.shards import PartFile, Shards, build_shards, check_file, text_digest, token_row
+from hebrewgpt_nb.text.shards import ShardWriter, Shards, build_shards, verify_file, text_digest, pack_document
 from hebrewgpt_nb.text.records import read_records, write_records
 from hebrewgpt_nb.tokenizer import Tokenizer, train_tokenizer
 
@@ -47,15 +47,15 @@ def speeds(file: Path, tokenizer, folder: Path, most: int=24_000_000) -> pd.Seri
     took["digests"] = seconds(lambda: [text_digest(t.encode()) for t in texts])
     ids = []
     took["encoding"] = seconds(lambda: ids.extend(tokenizer.encode(few)))*len(texts)/len(few)
-    took["packing"] = seconds(lambda: [token_row(tokenizer, t, i) for t, i in zip(few, ids)])*len(texts)/len(few)
-    rows, part = [token_row(tokenizer, t, i) for t, i in zip(few, ids)], PartFile(folder, "speed-00000", {})
+    took["packing"] = seconds(lambda: [pack_document(tokenizer, t, i) for t, i in zip(few, ids)])*len(texts)/len(few)
+    rows, part = [pack_document(tokenizer, t, i) for t, i in zip(few, ids)], ShardWriter(folder, "speed-00000", {})
     def write():
         for _ in range(len(texts)//len(few)):
             for k, row in enumerate(rows): part.add(row, k, 1)
             part.flush()
         part.finish()
     took["writing, checksum"] = seconds(write)
-    took["verifying"] = seconds(lambda: check_file(folder/"speed-00000.bin", part.sha.hexdigest()))
+    took["verifying"] = seconds(lambda: verify_file(folder/"speed-00000.bin", part.sha.hexdigest()))
     took["clean_text (a stage before)"] = seconds(lambda: list(map(clean_text, few)))*len(texts)/len(few)
     return pd.Series({step: mb/s for step, s in took.items()}, name="MB/s a core")
 

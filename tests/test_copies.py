@@ -3,7 +3,7 @@ import os, random, subprocess, sys
 import numpy as np, pytest
 from hypothesis import example, given, settings, strategies as st
 from hebrewgpt_nb.text.clean import clean_text
-from hebrewgpt_nb.text.copies import HeldOut, parallel_band_keys, cut_overlaps, exact_duplicates, grams, similarity, near_duplicates, overlap_mask, word_hashes
+from hebrewgpt_nb.text.copies import HeldOut, parallel_band_keys, cut_overlaps, exact_duplicates, ngram_hashes, similarity, near_duplicates, overlap_mask, word_hashes
 from hebrewgpt_nb.core import sample_dir
 from hebrewgpt_nb.text.records import read_records, source_files
 
@@ -88,7 +88,7 @@ def test_copies_point_to_what_is_kept(texts):
 @given(few_words, st.integers(1, 15))
 def test_grams_are_equal_just_where_words_are(text, n):
     words = text.split()
-    plain, found = [tuple(words[i:i + n]) for i in range(len(words) - n + 1)], grams(word_hashes(text), n).tolist()
+    plain, found = [tuple(words[i:i + n]) for i in range(len(words) - n + 1)], ngram_hashes(word_hashes(text), n).tolist()
     assert len(plain) == len(found) and len(set(plain)) == len(set(found)) == len(set(zip(plain, found)))
 
 def test_portions_change_nothing(originals):

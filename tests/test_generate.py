@@ -5,7 +5,7 @@ from transformers.generation.logits_process import MinPLogitsWarper, RepetitionP
 import hebrewgpt_nb.generate as G
 from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.generate import TextStream, candidates, chat_reply, decode_loop, generate, next_logits, penalize_repetition, sample, stream
-from hebrewgpt_nb.engine.quantize import quantize_for_decoding
+from hebrewgpt_nb.quantize import quantize_for_decoding
 from hebrewgpt_nb.tokenizer import encode_prompt
 from conftest import VOCAB, small
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INTRAWORD', 'WORD', 'MULTIPLIER', 'SHINGLE', 'ROWS', 'BANDS', 'MIN_WORDS', 'PERMUTATIONS', 'MAX_CANDIDATES',
-           'MAX_BUCKET', 'OVERLAP_WORDS', 'SENTENCE_END', 'word_hashes', 'mix_bits', 'grams', 'similarity',
+           'MAX_BUCKET', 'OVERLAP_WORDS', 'SENTENCE_END', 'word_hashes', 'mix_bits', 'ngram_hashes', 'similarity',
            'grams_of_each', 'band_keys', 'parallel_band_keys', 'text_hash', 'exact_duplicates', 'repeated', 'Buckets',
            'closest_text', 'similar_texts', 'near_duplicates', 'HeldOut', 'overlap_mask', 'drop_overlaps',
            'cut_overlaps']
@@ -36,7 +36,7 @@ def mix_bits(x: np.ndarray) -> np.ndarray: # uint64
 # %% ../../nbs/text/2_copies.ipynb #958ef9fa
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15) # 2**64 over the golden ratio, odd: multiplying by it loses nothing
 
-def grams(words: np.ndarray, # (words,) uint32
+def ngram_hashes(words: np.ndarray, # (words,) uint32
           n: int, # words in a gram
          ) -> np.ndarray: # (words - n + 1,) uint64
     "A number for every `n` words in a row."
@@ -69,7 +69,7 @@ def grams_of_each(words: np.ndarray, # of many texts, one after the other
     inside = np.ones(len(words), bool)
     for back in range(1, SHINGLE): inside[np.cumsum(lengths) - back] = False # it would reach into the next text
     counts = lengths - SHINGLE + 1
-    return grams(words, SHINGLE)[inside[:len(words) - SHINGLE + 1]], np.cumsum(counts) - counts
+    return ngram_hashes(words, SHINGLE)[inside[:len(words) - SHINGLE + 1]], np.cumsum(counts) - counts
 
 # %% ../../nbs/text/2_copies.ipynb #c86421c3
 def band_keys(words: np.ndarray, # of many texts, one after the other
@@ -180,7 +180,7 @@ class HeldOut:
     def __init__(self, texts): # str
         found = defaultdict(list)
         for words in map(word_hashes, texts):
-            if (n := min(OVERLAP_WORDS, len(words))) >= MIN_WORDS: found[n].append(grams(words, n))
+            if (n := min(OVERLAP_WORDS, len(words))) >= MIN_WORDS: found[n].append(ngram_hashes(words, n))
         self.grams = {n: np.unique(np.concatenate(g)) for n, g in sorted(found.items())} # words a gram -> sorted
     def __len__(self): return sum(map(len, self.grams.values()))
 
@@ -190,7 +190,7 @@ def overlap_mask(words: np.ndarray, # of one text
     "Which words belong to a gram that is held out."
     edges = np.zeros(len(words) + 1, np.int64) # +1 where such a gram begins, -1 after its end
     for n, known in held.grams.items():
-        found = grams(words, n)
+        found = ngram_hashes(words, n)
         hits = np.flatnonzero(known[np.minimum(np.searchsorted(known, found), len(known) - 1)] == found)
         np.add.at(edges, hits, 1)
         np.add.at(edges, hits + n, -1)

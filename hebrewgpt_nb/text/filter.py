@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 from ..core import read_json, write_json
 from .clean import HEBREW, clean_text, leftovers, letters_of
-from .copies import grams, word_hashes
-from .shards import batches, map_in_pool, worker_pool
+from .copies import ngram_hashes, word_hashes
+from .shards import batch_records, map_in_pool, worker_pool
 from .records import Quarantine, RecordWriter, read_records
 
 # %% ../../nbs/text/6_filter.ipynb #f3b45a9f
 def repeated_share(words: np.ndarray) -> float: # of word hashes
     "Share of the five words in a row that stood before."
-    fives = grams(words, 5)
+    fives = ngram_hashes(words, 5)
     return 1 - len(np.unique(fives))/max(1, len(fives))
 
 # %% ../../nbs/text/6_filter.ipynb #8674dc4f
@@ -97,7 +97,7 @@ def clean_records(records, # dicts
                  ): # yields what `clean_record` gives, in order
     "Clean and judge a stream of records."
     from hebrewgpt_nb.text.filter import clean_batch # a spawned process can import this one, not a notebook's
-    work, groups = functools.partial(clean_batch, niqqud=niqqud), batches(records, 500_000)
+    work, groups = functools.partial(clean_batch, niqqud=niqqud), batch_records(records, 500_000)
     results = map_in_pool(pool, work, groups, 2*os.cpu_count()) if pool else ((g, work(g)) for g in groups)
     for _, (done, steps) in results:
         counts.update(steps)
