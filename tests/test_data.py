@@ -73,6 +73,15 @@ def test_two_processes_give_what_one_gives():
     assert [(r, n, why) for r, _, n, why in together] == [(r, n, why) for r, _, n, why in alone] and counts[0] == counts[1]
     assert all((a[1] == b[1]).all() for a, b in zip(together, alone))
 
+def test_one_flat_file_with_parameters_of_its_own(tmp_path):
+    write_records(tmp_path/"mine.jsonl", [dict(text="בְּבֹקֶר " + prose(n, 24)) for n in range(30)] + [dict(text=near(prose(0, 24), 6))])
+    write_records(tmp_path/"items/quiz.jsonl", [dict(question=prose(5, 24))])
+    given = dict(data=str(tmp_path/"mine.jsonl"), evals=str(tmp_path/"items"), niqqud="strip", alike=.6, seed=9)
+    totals = prepare_data(run=str(tmp_path/"out"), **given)
+    report = read_json(tmp_path/"out/report.json")["sources"]["mine"]
+    assert report["dropped"] == {"overlaps what is held out": 1, "nearly a duplicate": 1} and totals["read"] == 31
+    assert all(r["text"].startswith("בבקר ") for r in read_records(tmp_path/"out/mine.train.jsonl.zst"))
+
 def test_nothing_left(tmp_path):
     write_records(tmp_path/"in/a.jsonl", [dict(text="English " * 20)])
     with pytest.raises(UserError, match="nothing is left to train on; of 1 records 0 were unreadable and 1 dropped"): prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))

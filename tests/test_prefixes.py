@@ -70,6 +70,17 @@ def test_no_hebrew_to_learn_from(tmp_path):
     with pytest.raises(UserError, match="holds no records"): make_prefixes(run=str(tmp_path/"run"), data=str(tmp_path/"empty"))
     with pytest.raises(UserError, match="no segmentation_"): make_prefixes(run=str(tmp_path/"run"), gold=str(tmp_path/"empty"))
 
+def test_job_takes_any_records(tmp_path):
+    "One file with another name, the folder that holds it, and a folder with `pretrain/`; validation text is not learned."
+    for folder in (tmp_path/"flat", tmp_path/"laid/pretrain"):
+        folder.mkdir(parents=True)
+        (folder/"mine.jsonl").write_text('{"text": "' + "בית הבית " * 3 + '"}\n', encoding="utf8")
+        (folder/"mine.valid.jsonl").write_text('{"text": "' + "גן " * 3 + '"}\n', encoding="utf8")
+    for n, data in enumerate((tmp_path/"flat/mine.jsonl", tmp_path/"flat", tmp_path/"laid")):
+        make_prefixes(run=str(tmp_path/str(n)), data=str(data))
+        learned = load_prefixes(tmp_path/str(n)/"prefixes.npz")
+        assert learned.words == ["בית", "הבית"] and split_prefixes("הבית", learned) == ["ה", "בית"]
+
 def test_job_learns_from_a_treebank(tmp_path):
     "A treebank in which ב is always cut and מ never, written here."
     row = '{{"surface": "{0}{1}", "segments": {2}, "surface_split": {2}, "upos": {3}}}\n'

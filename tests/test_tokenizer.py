@@ -218,3 +218,12 @@ def test_job_wants_validation_records(tmp_path):
 def test_job_says_the_largest_vocabulary(tmp_path):
     done = subprocess.run([sys.executable, "-m", "hebrewgpt_nb.tokenizer", "--run", tmp_path, "--vocab_size", "65000"], capture_output=True, text=True)
     assert done.returncode == 2 and "the largest possible is" in done.stderr.splitlines()[-1]
+
+@pytest.mark.parametrize("kind", ["plain", "boundaries", "rules"])
+def test_job_on_one_short_text(tmp_path, kind):
+    "One document to train on, one word to validate."
+    write_records(tmp_path/"in/a.train.jsonl", [dict(text=TEXTS[0])])
+    write_records(tmp_path/"in/a.valid.jsonl", [dict(text="שלום")])
+    report = make_tokenizer(run=str(tmp_path/"out"), data=str(tmp_path/"in"), vocab_size=360, kind=kind, seed=3)
+    shards = Shards(tmp_path/"out/shards/valid", tok := Tokenizer(tmp_path/"out/tokenizer.model"))
+    assert tok.decode(shards.tokens("a")) == "שלום" and report["tokens_per_word"] == len(shards.tokens("a")) - 2
