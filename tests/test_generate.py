@@ -17,7 +17,7 @@ from conftest import VOCAB, small
 def test_cached_choices_are_those_of_full_passes(tok, models, pattern, prompt, greedy):
     model, start = models[pattern], [tok.bos_id, *tok.encode(prompt)]
     controls = torch.tensor([i for i in range(VOCAB) if tok.sp.is_control(i)]) # they would end it
-    def chooser(seen):
+    def recording_sampler(seen):
         g = torch.Generator().manual_seed(3)
         def choose(logits, ids):
             assert ids == start + seen
@@ -25,8 +25,8 @@ def test_cached_choices_are_those_of_full_passes(tok, models, pattern, prompt, g
             return seen[-1]
         return choose
     cached, full = [], []
-    list(decode_loop(model, tok, start, 40, chooser(cached), TextStream(tok, start)))
-    choose = chooser(full)
+    list(decode_loop(model, tok, start, 40, recording_sampler(cached), TextStream(tok, start)))
+    choose = recording_sampler(full)
     with torch.no_grad():
         for _ in range(40): choose(model(torch.tensor([start + full]))[:, -1], start + full)
     assert cached == full and len(set(full)) > (1 if greedy else 3)
