@@ -19,7 +19,7 @@ from .engine.blocks import KINDS, Attention, AttentionCache, Block, BlockKind, L
 from .engine.blocks import ModelConfig, RMSNorm, SwiGLU, attention_mask, check_length, doc_blocks, doc_mask
 from .engine.blocks import doc_positions, rope_angles, rotate
 from .engine.cpu import has_library, linear
-from .engine.loss import head_loss
+from .engine.loss import linear_cross_entropy
 
 # %% ../nbs/02_model.ipynb #aeb2b543
 PRESETS = {
@@ -130,7 +130,7 @@ class HebrewGPT(Trunk):
         return linear(h, head_weight(self.tok_emb))
     def loss(self, h, targets): # (B, T, D), (B, T), -100 where nothing is scored -> ()
         "Summed loss in nats."
-        return head_loss(h, head_weight(self.tok_emb), targets)
+        return linear_cross_entropy(h, head_weight(self.tok_emb), targets)
     def forward(self, tokens, docs=None, cache=None, # (B, T) int64
                 last_only=False, # logits of the last position alone, all that decoding asks for
                 targets=None, # (B, T), -100 where nothing is scored: gives their summed loss instead of logits

@@ -23,7 +23,7 @@ from .text.records import read_records
 from .training.checkpoint import local_copy
 from .training.loop import Training, fit, full_model, gather_state, launch, load_weights, rank_and_size
 from .training.loop import worker, wrap_distributed
-from .training.optim import Average, OptimizerName, Schedule, make_optimizer, schedule
+from .training.optim import WeightAverage, OptimizerName, Schedule, make_optimizer, schedule
 from .training.rows import Rows, step_batches
 
 # %% ../nbs/04_pretrain.ipynb #6a3d6453
@@ -174,7 +174,7 @@ def new_training(p: SimpleNamespace, tok: Tokenizer) -> Training:
     model = new_model(p, tok)
     wrapped = wrap_distributed(compile_blocks(model) if p.compiled else model, p.fsdp)
     opt = make_optimizer(p.optimizer, model, p.lr, p.adam_lr, lookahead=p.lookahead)
-    return Training(model, opt, Average() if p.swa else None, wrapped)
+    return Training(model, opt, WeightAverage() if p.swa else None, wrapped)
 
 # %% ../nbs/04_pretrain.ipynb #2bbd37d7
 @without_compile

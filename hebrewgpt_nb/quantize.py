@@ -18,7 +18,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from .core import UserError
-from .engine.cpu import Matrix, MOST_ROWS, address, gemm, library, matvec
+from .engine.cpu import Matrix, MATVEC_MAX_ROWS, data_pointer, gemm, library, matvec
 from .engine.scan import announce
 from .model import KINDS, Attention, Block, Cache, HebrewGPT, Linear, Mamba2, RMSNorm, SwiGLU, embed_tokens
 
@@ -78,7 +78,7 @@ class PackedLinear(nn.Module):
     def matrix(self, rows=slice(None)) -> Matrix: # some rows of it, as C sees them
         return Matrix.of(self.weight[rows], None if self.scale is None else self.scale[rows].float())
     def multiply(self, x): # (M, K) -> (M, N)
-        many = len(x) > MOST_ROWS
+        many = len(x) > MATVEC_MAX_ROWS
         in_c = x.device.type == "cpu" and self.weight.dtype in Matrix.KINDS and not (many and self.native)
         if in_c and library(): return (gemm if many else matvec)(self.matrix(), x.float())
         return multiply_without_c(x, self.weight, self.scale, self.int8, self.native)
@@ -192,8 +192,8 @@ def call_step(step: "CStep", x: torch.Tensor, rope: list | None, cache: PackedCa
     cos, sin = (None, None) if rope is None else (t.contiguous() for t in rope)
     pairs = step.cfg.head_dim // 2
     stride = 0 if cos is None or cos.numel() == pairs else pairs # 0: the same angles for every row
-    library().step(ctypes.byref(step.model), address(x), *map(ctypes.c_int64, (len(x), cache.n, cache.length)),
-                   address(cache.begin), address(cos), address(sin), ctypes.c_int64(stride),
+    library().step(ctypes.byref(step.model), data_pointer(x), *map(ctypes.c_int64, (len(x), cache.n, cache.length)),
+                   data_pointer(cache.begin), data_pointer(cos), data_pointer(sin), ctypes.c_int64(stride),
                    (ctypes.c_void_p * len(memory))(*memory), ctypes.byref(cache.workspace[0]),
                    ctypes.c_int64(torch.get_num_threads()))
 
@@ -240,7 +240,7 @@ class PackedGPT(HebrewGPT):
         self.step = None
         return super()._apply(*args, **kwargs)
     def hidden(self, tokens, docs=None, cache=None): # (B, T) -> (B, T, D)
-        single = docs is None and isinstance(cache, PackedCache) and tokens.shape[1] == 1 and len(tokens) <= MOST_ROWS
+        single = docs is None and isinstance(cache, PackedCache) and tokens.shape[1] == 1 and len(tokens) <= MATVEC_MAX_ROWS
         if not (self.step and single): return super().hidden(tokens, docs, cache)
         x = self.drop(embed_tokens(self.tok_emb, tokens))
         x = self.step(x, self.rope(tokens, cache=cache) if self.rotary else None, cache)

@@ -21,14 +21,15 @@ from types import SimpleNamespace
 # %% ../nbs/05_sft.ipynb #b86380ab
 import torch
 from peft import LoraConfig, get_peft_model
-from .bundle import find_bundle, load_bundle, pick_device, save_bundle
+from .bundle import find_bundle, load_bundle, save_bundle
 from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder
-from .core import UserError, cli, read_jsonl, resolve, sample_dir, sha256_file, stage, write_atomic
+from .core import UserError, cli, pick_device, read_jsonl, resolve, sample_dir, sha256_file, stage
+from .core import write_atomic
 
 # %% ../nbs/05_sft.ipynb #c2b5b5ec
 from .text.records import Quarantine, parse_example, read_checked, record_files, write_records
-from .training.loop import Training, fit, precision
-from .training.optim import MuonAdamW, schedule
+from .training.loop import Training, autocast, fit
+from .training.optim import make_optimizer, schedule
 from .training.rows import Batch
 from .tokenizer import Tokenizer, encode_prompt
 from .model import HebrewGPT
@@ -257,7 +258,7 @@ def tune_phase(net: HebrewGPT, # with adapters
                key: dict) -> dict: # a line of the report
     "Train the adapters on a phase, from its last checkpoint if there is one."
     batches = ExampleBatches(tok, phase.train, p.context, max(1, p.batch_tokens // p.context), p.seed)
-    training = Training(net, MuonAdamW(net, p.lr, p.lr, 0.))
+    training = Training(net, make_optimizer("adamw", net, adam_lr=p.lr, weight_decay=0.))
     t = fit(training, batches, resolve(p.run)/f"phase{number}", key | {"phase": number}, p.steps,
             lambda step: schedule(step, p.steps, "cosine"), answer_validator(tok, phase.valid, p.context),
             p.eval_every, p.save_every, patience=p.patience, seed=p.seed, device=pick_device(p.device), dtype=p.dtype,
@@ -355,7 +356,7 @@ def score_and_answer(path: str, # a bundle, or a run that holds one
     "Scores of each example's answer, and what the model itself answers to those `asked`."
     device = pick_device(device)
     model, tok = load_bundle(path, device)
-    with precision(device, dtype): scores = score_each_answer(model, tok, examples)
+    with autocast(device, dtype): scores = score_each_answer(model, tok, examples)
     prompts = [encode_prompt(tok, e["instruction"], e["input"]) for e in asked]
     return scores, generate(model, tok, prompts, max_new_tokens=max_new_tokens, temperature=0)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from peft import LoraConfig, get_peft_model
 from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.engine import cpu
-from hebrewgpt_nb.engine.cpu import MIN_MACS, MOST_ROWS, Matrix, gemm, library, linear, matvec
+from hebrewgpt_nb.engine.cpu import MIN_MACS, MATVEC_MAX_ROWS, Matrix, gemm, library, linear, matvec
 from hebrewgpt_nb.generate import next_logits
 from hebrewgpt_nb.model import Linear
 from hebrewgpt_nb.quantize import DTYPES, quantize_for_decoding
@@ -31,7 +31,7 @@ def exact(x: torch.Tensor, w: torch.Tensor, scale) -> torch.Tensor: # x @ w.T in
 
 @compiled
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 70), st.integers(1, 300), st.integers(1, MOST_ROWS + 2), st.sampled_from(list(Matrix.KINDS)),
+@given(st.integers(1, 70), st.integers(1, 300), st.integers(1, MATVEC_MAX_ROWS + 2), st.sampled_from(list(Matrix.KINDS)),
        st.sampled_from([1e-6, 1., 1e6]), st.integers(0, 99))
 def test_products_of_any_shape(n, k, rows, dtype, size, seed):
     g = torch.Generator().manual_seed(seed)
@@ -55,7 +55,7 @@ def decoded(model, prompts: list, new: torch.Tensor): # (B, T) -> logits of ever
 
 @compiled
 @pytest.mark.parametrize("pattern", ["A", "M", "AM", "MMA"])
-@pytest.mark.parametrize("rows", [1, 3, MOST_ROWS])
+@pytest.mark.parametrize("rows", [1, 3, MATVEC_MAX_ROWS])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_step_is_what_the_modules_do(pattern, rows, dtype):
     packed, g = quantize_for_decoding(wild(pattern), dtype), torch.Generator().manual_seed(rows)
@@ -196,7 +196,7 @@ def test_an_edited_fragment_is_another_library(monkeypatch):
     before, x, y = library(), torch.ones(1, 4), torch.empty(1, 4)
     sizes = ctypes.c_float(0), ctypes.c_int64(4), ctypes.c_int64(1)
     def norm():
-        library().norm(cpu.address(x), cpu.address(x), *sizes, cpu.address(y))
+        library().norm(cpu.data_pointer(x), cpu.data_pointer(x), *sizes, cpu.data_pointer(y))
         return y[0, 0].item()
     assert norm() == 1
     monkeypatch.setitem(cpu.C_CODE, "norm", cpu.C_CODE["norm"].replace("yb[i] = xb[i]", "yb[i] = 3 * xb[i]"))

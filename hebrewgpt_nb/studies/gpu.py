@@ -23,7 +23,7 @@ from typing import Literal
 from ..bench import TOLERANCE, relative_error, time_call, time_in_turns
 from ..core import Device, PositiveFloat, RunFolder, UserError, cli, read_jsonl, resolve
 from ..model import HebrewGPT, ModelConfig, compile_blocks, forward_flops, get_preset, loss_of
-from ..training.optim import MuonAdamW
+from ..training.optim import make_optimizer
 
 # %% ../../nbs/studies/5_gpu.ipynb #5d76da69
 @dataclass
@@ -201,7 +201,7 @@ class Recipe:
 # %% ../../nbs/studies/5_gpu.ipynb #c214b19c
 def build_optimizer(model, name: str): # one of Recipe's
     "The optimizer of a recipe."
-    if name == "muon": return MuonAdamW(model, .02, .003)
+    if name == "muon": return make_optimizer("muon", model, .02, .003)
     foreach, fused = False if name == "loop" else None, True if name == "fused" else None
     return torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=foreach, fused=fused)
 

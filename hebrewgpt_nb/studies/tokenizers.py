@@ -15,9 +15,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 import numpy as np, torch
 from ..bench import cached_result, time_in_turns
-from ..bundle import pick_device
 from ..core import Device, Dtype, InputPath, PositiveFloat, PositiveInt, RunFolder
-from ..core import Progress, UserError, cli, fingerprint, read_json, read_jsonl, resolve, stage
+from ..core import Progress, UserError, cli, fingerprint, pick_device, read_json, read_jsonl, resolve
+from ..core import stage
 from ..data import prepare_data
 from ..model import HebrewGPT, get_preset
 from ..pretrain import bpb_by_source, valid_texts
@@ -27,7 +27,7 @@ from ..text.records import read_records, source_files
 from ..tokenizer import AFTER_SPACE, KINDS, SIGNS, Tokenizer, measure_tokenizer, split_table
 from ..tokenizer import train_tokenizer, training_texts, write_signs
 from ..training.loop import Training, load_weights, train_step, trainable_parameters
-from ..training.optim import Average, MuonAdamW
+from ..training.optim import WeightAverage, make_optimizer
 from ..training.rows import Rows, step_batches
 
 # %% ../../nbs/studies/4_tokenizers.ipynb #8e7010d6
@@ -114,7 +114,7 @@ def small_model(vocab_size: int, width: int, context: int, seed: int) -> HebrewG
     return HebrewGPT(get_preset("tiny", **shape))
 
 # %% ../../nbs/studies/4_tokenizers.ipynb #6d9c7dd8
-def averaged_bpb(model: HebrewGPT, average: Average, tok: Tokenizer,
+def averaged_bpb(model: HebrewGPT, average: WeightAverage, tok: Tokenizer,
                  texts: dict[str, list[str]], # by source
                  context: int) -> dict: # source -> bits per byte
     "Bits per byte of the averaged weights; the model goes on with its own."
@@ -134,9 +134,9 @@ def train_curve(tok: Tokenizer, shards: Shards, texts: dict[str, list[str]], # v
     last, per_step, curve = score_at[-1], batch_tokens//context, []
     rows = Rows(shards, context, last*per_step, max_epochs=1e6, seed=seed)
     step_bytes = bytes_seen(shards, rows)/last
-    model, average = small_model(tok.vocab_size, width, context, seed).to(device).train(), Average(decay=.95)
+    model, average = small_model(tok.vocab_size, width, context, seed).to(device).train(), WeightAverage(decay=.95)
     t = Training(model, None)
-    t.opt = MuonAdamW(t.model, lr, adam_lr)
+    t.opt = make_optimizer("muon", t.model, lr, adam_lr)
     for step in range(last):
         batches = step_batches(rows, tok.bos_id, step, per_step, max(1, 2048//context))
         train_step(t, batches, min(1., (step + 1)/(.1*last)), seed, device, dtype) # warm-up, then constant

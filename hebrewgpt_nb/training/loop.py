@@ -20,7 +20,7 @@ import numpy as np, torch, torch.distributed as dist
 from ..core import Progress, UserError, pick_device, read_json, read_jsonl, resolve, write_atomic, write_json
 from ..engine.cpu import linear
 from .checkpoint import Checkpoints
-from .optim import Average, ChainedOptimizer, shard_like, to_full_tensor
+from .optim import WeightAverage, ChainedOptimizer, shard_like, to_full_tensor
 from .rows import Batch
 
 # %% ../../nbs/training/4_loop.ipynb #7a5febde
@@ -126,7 +126,7 @@ class Training(EarlyStopping):
     "A model in training, and all that the rest of its run depends on."
     model: torch.nn.Module
     opt: ChainedOptimizer
-    average: Average | None = None # of the last weights
+    average: WeightAverage | None = None # of the last weights
     wrapped: torch.nn.Module | None = None # what runs forward where that is not the model itself: DDP around it
     step: int = 0 # steps done
     tokens: int = 0 # tokens scored

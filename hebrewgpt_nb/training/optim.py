@@ -6,7 +6,7 @@
 __all__ = ['NEWTON_SCHULZ', 'OPTIMIZERS', 'OptimizerName', 'MuonAdamW', 'SCHEDULES', 'Schedule', 'newton_schulz_step',
            'orthogonalize', 'share_of', 'orthogonalize_shared', 'orthogonalize_all', 'is_matrix', 'to_full_tensor',
            'shard_like', 'Muon', 'Lookahead', 'load_full_state', 'ChainedOptimizer', 'make_adamw', 'muon_with_adamw',
-           'adamw_alone', 'make_optimizer', 'schedule', 'Average']
+           'adamw_alone', 'make_optimizer', 'schedule', 'WeightAverage']
 
 # %% ../../nbs/training/2_optim.ipynb #3c1126d4
 import math
@@ -255,7 +255,7 @@ def schedule(step: int, # from 0
     return warm * (floor + (1 - floor) * .5 * (1 + math.cos(math.pi * phase)))
 
 # %% ../../nbs/training/2_optim.ipynb #d55f9a8b
-class Average:
+class WeightAverage:
     "A running average of weights: all alike (SWA), or with `decay` the newer the heavier (EMA)."
     def __init__(self, decay: float=0.): self.decay, self.n, self.weights = decay, 0, {}
 
