@@ -6,8 +6,8 @@
 __all__ = ['KINDS', 'CPU_CHUNK', 'MAMBA_WEIGHTS', 'BlockKind', 'check_heads', 'check_config', 'ModelConfig', 'RMSNorm', 'Linear',
            'rope_angles', 'rotate', 'doc_positions', 'doc_mask', 'doc_blocks', 'attention_mask', 'compiled_flex',
            'attend', 'Attention', 'cache_mask', 'check_length', 'AttentionCache', 'attention_flops', 'attention_paths',
-           'run_conv', 'run_scan', 'Mamba2', 'MambaCache', 'mamba_flops', 'mamba_paths', 'check_mamba', 'SwiGLU',
-           'Block']
+           'run_conv', 'run_scan', 'Mamba2', 'MambaCache', 'mamba_flops', 'mamba_paths', 'check_mamba', 'mamba_fields',
+           'SwiGLU', 'Block']
 
 # %% ../../nbs/engine/4_blocks.ipynb #d92ff463
 import math
@@ -36,6 +36,7 @@ class BlockKind:
     check: Callable = lambda cfg: None # raises `UserError` for sizes that it cannot have
     paths: Callable = lambda weight: {} # part -> the implementation that weights like this one run on
     stock: dict = field(default_factory=dict) # own weight -> its names in the stock twin, rows in this order
+    stock_fields: Callable = lambda cfg: {} # -> fields of the twin's config
 
 # %% ../../nbs/engine/4_blocks.ipynb #471563f6
 KINDS: dict[str, BlockKind] = {} # letter -> row
@@ -336,10 +337,17 @@ def check_mamba(cfg: ModelConfig):
     if cfg.inner % cfg.mamba_head:
         raise UserError(f"mamba_head {cfg.mamba_head} does not divide expand*width {cfg.inner}")
 
+# %% ../../nbs/engine/4_blocks.ipynb #0a8010ad
+def mamba_fields(cfg) -> dict:
+    "The sizes of Mamba-2 blocks as `BambaConfig` names them."
+    return dict(mamba_expand=cfg.expand, mamba_d_head=cfg.mamba_head, mamba_n_heads=cfg.inner // cfg.mamba_head,
+                mamba_d_state=cfg.state, mamba_d_conv=cfg.conv, mamba_n_groups=1, mamba_chunk_size=cfg.chunk)
+
 # %% ../../nbs/engine/4_blocks.ipynb #a4915ee5
 MAMBA_WEIGHTS = "in_proj.weight conv1d.weight conv1d.bias dt_bias A_log D norm.weight out_proj.weight".split()
 KINDS["M"] = BlockKind("mamba", Mamba2, MambaCache, ("in_proj", "out_proj"), mamba_flops, check=check_mamba,
-                       paths=mamba_paths, stock={name: (f"mamba.{name}",) for name in MAMBA_WEIGHTS})
+                       paths=mamba_paths, stock={name: (f"mamba.{name}",) for name in MAMBA_WEIGHTS},
+                       stock_fields=mamba_fields)
 
 # %% ../../nbs/engine/4_blocks.ipynb #b6bb8b20
 class SwiGLU(nn.Module):
