@@ -297,7 +297,7 @@ def test_the_sliced_loss_is_the_plain_one(memory, autocast):
     h, w = torch.randn(2, 33, 16, generator=g, requires_grad=True), torch.randn(97, 16, generator=g, requires_grad=True)
     targets = torch.randint(97, (2, 33), generator=g).masked_fill_(torch.rand(2, 33, generator=g) < .3, -100)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        losses = M.head_loss(h, w, targets, memory), F.cross_entropy(F.linear(h, w).flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum")
+        losses = M.linear_cross_entropy(h, w, targets, memory), F.cross_entropy(F.linear(h, w).flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum")
     mine, plain = ([loss, *torch.autograd.grad(loss * .5, (h, w))] for loss in losses) # a loss that is scaled, as in accumulation
     for a, b in zip(mine, plain): assert a.dtype == b.dtype and (a - b).norm() <= (.02 if autocast else 1e-5) * b.norm()
 

@@ -173,7 +173,7 @@ def training_mfu(config: BenchmarkConfig, cfg: ModelConfig, T: int, tokens_per_s
     "Model FLOPs utilisation of training, by the training loop's count and table."
     try: from hebrewgpt_nb.training.loop import mfu, peak_flops
     except ModuleNotFoundError as e: return dict(mfu=None, no_mfu=str(e))
-    return dict(mfu=mfu(tokens_per_s, forward_flops(cfg, T), peak_flops(config.device)))
+    return dict(mfu=mfu(tokens_per_s, forward_flops(cfg, T), peak_flops(config.device, "bfloat16")))
 
 # %% ../../nbs/studies/5_gpu.ipynb #ebad06c3
 @register_case("ceilings: product and reading")
