@@ -57,10 +57,15 @@ bench: $(READY)
 	$(BIN)/papermill nbs/09_bench.ipynb $(RUN)/09_bench.ipynb -f jobs/bench.yaml -p run $(RUN) --kernel python3 --no-progress-bar $(ARGS)
 	cat $(RUN)/report.md
 
-# The dense twin against llama.cpp, which is compiled first: many minutes, a C++ compiler.
+# The dense twin against llama.cpp, which comes prebuilt for Node 20 or later (85 MB, in build/llama).
+NODE_LLAMA := 3.22.1
+PLATFORM := node -p '({linux: "linux", darwin: "mac", win32: "win"})[process.platform] + "-" + process.arch + (process.platform + process.arch == "darwinarm64" ? "-metal" : "")'
+NPM := npm install --prefix build/llama --silent --no-audit --no-fund --ignore-scripts --omit=optional
 bench-llama: $(READY)
-	$(PIP) --no-deps --target build/llama llama-cpp-python gguf diskcache
-	PYTHONPATH=build/llama $(BIN)/python jobs/bench_llama.py $(ARGS)
+	@command -v npm >/dev/null || { echo "bench-llama: Node 20 or later with npm is needed, see https://nodejs.org"; exit 2; }
+	$(NPM) node-llama-cpp@$(NODE_LLAMA) @node-llama-cpp/$$($(PLATFORM))@$(NODE_LLAMA)
+	$(PIP) --no-deps --target build/llama/python gguf==0.19.0
+	PYTHONPATH=build/llama/python:$$PYTHONPATH $(BIN)/python jobs/bench_llama.py $(ARGS)
 
 # On a GPU machine: no environment is made, any Python with torch will do. MINUTES=budget, and what was reached is not repeated.
 gpu:
