@@ -5,16 +5,15 @@
 # %% auto #0
 __all__ = ['DTYPES', 'MATMUL_SHAPES', 'DTYPE_NAMES', 'TOLERANCE', 'MATMUL_OPS', 'WORKLOADS', 'TARGETS', 'ROW_HEAD', 'time_call',
            'time_in_turns', 'best_rate', 'matmul_rate', 'read_bandwidth', 'ceilings', 'ceiling_for', 'nbytes',
-           'cache_bytes', 'required_work', 'training_autocast', 'HebrewGPTBackend', 'TransformersCache',
-           'TransformersBackend', 'sample_texts', 'make_twins', 'load_backend', 'hebrew_tokens', 'time_prefill',
-           'time_ttft', 'time_decode', 'time_train_step', 'time_gradient', 'relative_error', 'check_outputs',
-           'check_variants', 'fastest', 'best_modes', 'compare', 'peak_memory_worker', 'peak_memory', 'profile_ops',
-           'matmul_share', 'cached_result', 'decoding_variants', 'training_variants', 'least_seconds', 'too_slow',
-           'Section', 'training_section', 'inference_section', 'measure_memory', 'time_section', 'measure', 'make_row',
-           'pair_up', 'ceiling_share', 'decoding_peaks', 'comparison_rows', 'target_key', 'check_targets',
-           'processor_name', 'machine_info', 'markdown_table', 'row_cells', 'target_cells', 'targets_markdown',
-           'to_markdown', 'twin_shapes', 'select_sections', 'check_sizes', 'measure_sections', 'make_report', 'bench',
-           'explain_misses']
+           'required_work', 'training_autocast', 'HebrewGPTBackend', 'TransformersCache', 'TransformersBackend',
+           'sample_texts', 'make_twins', 'load_backend', 'hebrew_tokens', 'time_prefill', 'time_ttft', 'time_decode',
+           'time_train_step', 'time_gradient', 'relative_error', 'check_outputs', 'check_variants', 'fastest',
+           'best_modes', 'compare', 'peak_memory_worker', 'peak_memory', 'profile_ops', 'matmul_share', 'cached_result',
+           'decoding_variants', 'training_variants', 'least_seconds', 'too_slow', 'Section', 'training_section',
+           'inference_section', 'measure_memory', 'time_section', 'measure', 'make_row', 'pair_up', 'ceiling_share',
+           'decoding_peaks', 'comparison_rows', 'target_key', 'check_targets', 'processor_name', 'machine_info',
+           'markdown_table', 'row_cells', 'target_cells', 'targets_markdown', 'to_markdown', 'twin_shapes',
+           'select_sections', 'check_sizes', 'measure_sections', 'make_report', 'bench', 'explain_misses']
 
 # %% ../nbs/09_bench.ipynb #55319f89
 import gc, os, platform, statistics, subprocess, sys, time
@@ -27,7 +26,7 @@ from .core import NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, UserErr
 from .core import cli, fingerprint, read_json, read_jsonl, resolve
 from .core import sample_dir, stage, write_atomic, write_json
 from .engine.cpu import Matrix, gemm, library
-from .model import Preset, HebrewGPT, compile_blocks, forward_flops, get_preset, loss_of
+from .model import HebrewGPT, Preset, cache_bytes, compile_blocks, forward_flops, get_preset, loss_of
 
 # %% ../nbs/09_bench.ipynb #9cab592d
 def time_call(fn: Callable) -> float: # seconds
@@ -105,21 +104,13 @@ def nbytes(module: torch.nn.Module) -> int:
     "Bytes of all parameters and buffers, tied ones once."
     return sum({t.data_ptr(): t.nbytes for t in (*module.parameters(), *module.buffers())}.values())
 
-# %% ../nbs/09_bench.ipynb #d9301a29
-def cache_bytes(cfg, positions: float, # that are attended to
-                itemsize: int, # of keys and values
-               ) -> float:
-    "Bytes of one text's cache that a step reads: keys and values, and the states of Mamba-2 (float32)."
-    keys_values = cfg.blocks.count("A") * 2 * positions * cfg.width * itemsize
-    return keys_values + cfg.blocks.count("M") * cfg.inner * cfg.state * 4
-
 # %% ../nbs/09_bench.ipynb #2845e0bb
 def required_work(workload: str, cfg, T: int, # tokens of the prompt; rows of training are counted by the caller
                   new: int = 0, model: torch.nn.Module | None = None, # of decoding
                  ) -> float: # FLOPs, or bytes for decoding
     "What one call has to do at least."
     head = 2 * cfg.vocab_size * cfg.width
-    if workload == "decode": return new * (nbytes(model) + cache_bytes(cfg, T + new / 2, model.ln_f.weight.itemsize))
+    if workload == "decode": return new * (nbytes(model) + cache_bytes(cfg, T + new // 2, model.ln_f.weight.dtype))
     if workload == "ttft": return T * (forward_flops(cfg, T) - head) + head
     return T * forward_flops(cfg, T) * (3 if workload == "train" else 1)
 
