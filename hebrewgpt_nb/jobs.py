@@ -27,6 +27,7 @@ STAGES = { # notebook -> the stage at its end; other notebooks only teach
     "studies/4_tokenizers": "studies.tokenizers.compare_tokenizers",
 }
 
+# %% ../nbs/10_jobs.ipynb #d4792eef
 def stage_function(notebook: str):
     "The stage of a notebook, or None if it only teaches."
     if notebook not in STAGES: return None
@@ -49,6 +50,7 @@ def fill_in(value, run: str, data: str):
     "A parameter with `{run}` and `{data}` replaced; other braces stay."
     return value.replace("{run}", run).replace("{data}", data) if isinstance(value, str) else value
 
+# %% ../nbs/10_jobs.ipynb #e27972a6
 def check_job(notebook: str, params: dict, # filled in
               run: str): # of the chain
     "Refuse what a notebook does not take; raises `UserError`."
@@ -110,6 +112,7 @@ def watched(run: Path): # of the stage
         done.set()
         watcher.join()
 
+# %% ../nbs/10_jobs.ipynb #26e67a1b
 def run_notebook(notebook: str, # its name
                  params: dict, # for the cell tagged `parameters`
                  out: Path): # the executed copy
@@ -138,6 +141,7 @@ def source_sha(notebook: str) -> str: # of its code cells, so that stored output
     code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     return hashlib.sha256("\n".join(code).encode()).hexdigest()
 
+# %% ../nbs/10_jobs.ipynb #e5d48923
 def is_finished(notebook: str, params: dict, # filled in
                 out: Path) -> bool: # the executed copy
     "Whether a notebook ended well with the same code, parameters and inputs."
@@ -156,6 +160,7 @@ def run_job(notebook: str, params: dict, out: Path) -> float: # seconds, 0 if it
     write_json(out.with_suffix(".json"), source_sha(notebook)) # the whole notebook ended well, not only its stage
     return round(time.time() - begun, 1)
 
+# %% ../nbs/10_jobs.ipynb #628d9943
 def run_chain(chain: str = "jobs/demo.yaml", # YAML file: notebooks with their parameters
               run: RunFolder = "runs/demo", # folder of the whole run
               data: InputPath = "", # folder with pretrain/, sft/ and eval/; empty: the sample
@@ -179,6 +184,7 @@ def exchange_lines(e: dict) -> list[str]: # of exchanges.json
     asked = [f"הוראה:   {e['instruction']}", *([f"קלט:     {e['input']}"] if e["input"] else [])]
     return [*asked, f"base:     {e['base']}", f"instruct: {e['instruct']}", ""]
 
+# %% ../nbs/10_jobs.ipynb #99611e7e
 def show_result(run: str | Path, seconds: float):
     "Print the results of a run."
     report = resolve(run)/"eval"

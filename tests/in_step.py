@@ -15,7 +15,7 @@ def readme() -> str:
     nb.metadata["language_info"] = {"name": "python"} # cleaned away in the notebook; colours its cells here
     text, _ = MarkdownExporter().from_notebook_node(nb)
     text = re.sub(r"\n{3,}", "\n\n", text)
-    text = re.sub(r"\]\(([\w/]+\.ipynb)\)", r"](nbs/\1)", text.replace("](../", "](")) # links from nbs/ become links from the root
+    text = re.sub(r"\]\((?!\w+:|#|\.\./)([^)\s]+)\)", r"](nbs/\1)", text).replace("](../", "](") # links from nbs/ become links from the root
     return "<!-- made from nbs/index.ipynb by `make readme` -->\n\n" + text.strip() + "\n"
 
 
