@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/ready
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 PINS := $(if $(TORCH),.venv/constraints.txt,constraints.txt)
-CPU_TORCH := --index-url https://download.pytorch.org/whl/cpu --retries 0 --timeout 5
+CPU_TORCH = $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && echo --extra-index-url https://download.pytorch.org/whl/cpu --retries 0 --timeout 5)
 export GRADIO_ANALYTICS_ENABLED = False
 export HF_HUB_OFFLINE = 1
 
@@ -15,13 +15,13 @@ export HF_HUB_OFFLINE = 1
 .DELETE_ON_ERROR:
 
 # The environment: torch first and pinned. On Linux the plain index gives the build for CUDA (5.8 GB on disk against 2.1),
-# so without a GPU PyTorch's index of CPU builds is asked first; where it cannot be reached, the plain one.
+# so without a GPU PyTorch's index of CPU builds is asked too: 2.13.0+cpu ranks above 2.13.0. Where it cannot be reached, pip goes on without.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	grep -v -e '^torch==' -e '^setuptools==' constraints.txt > .venv/constraints.txt
 	echo "torch==$(TORCH)" >> .venv/constraints.txt
-	{ [ "$$(uname)" = Linux ] && ! command -v nvidia-smi && $(PIP) $(CPU_TORCH) -c $(PINS) torch 2>/dev/null; } >/dev/null || $(PIP) -c $(PINS) torch
+	$(PIP) $(CPU_TORCH) -c $(PINS) torch
 	$(PIP) -c $(PINS) -e '.[dev]'
 	touch $@
 

@@ -7,7 +7,7 @@ __all__ = ['STAGES', 'stage_function', 'load_chain', 'fill_in', 'check_job', 're
            'run_notebook', 'source_sha', 'is_finished', 'run_job', 'run_chain', 'exchange_lines', 'show_result']
 
 # %% ../nbs/10_jobs.ipynb #33a6354f
-import hashlib, importlib, sys, threading, time, warnings
+import hashlib, importlib, inspect, sys, threading, time, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import yaml
@@ -121,7 +121,8 @@ def run_notebook(notebook: str, # its name
         warnings.simplefilter("ignore")
         import nbclient, papermill
     out.parent.mkdir(parents=True, exist_ok=True)
-    root, run = project_root(), resolve(params["run"]) if "run" in params else out.parent/notebook
+    fn, root = stage_function(notebook), project_root()
+    run = resolve(params.get("run", inspect.signature(fn).parameters["run"].default)) if fn else out.parent/notebook
     quiet = ["--IPKernelApp.log_level=50"] # a line about encryption at every start helps no one
     try:
         with watched(run):
@@ -148,8 +149,9 @@ def is_finished(notebook: str, params: dict, # filled in
     mark, fn = out.with_suffix(".json"), stage_function(notebook)
     if not out.exists() or not mark.exists() or read_json(mark) != source_sha(notebook): return False
     if not fn: return True
-    stamp = read_stamp(params["run"])
-    return bool(stamp) and stamp["key"] == stage_key(fn, params)
+    key = stage_key(fn, params)
+    stamp = read_stamp(key["run"])
+    return bool(stamp) and stamp["key"] == key
 
 # %% ../nbs/10_jobs.ipynb #63cb1f79
 def run_job(notebook: str, params: dict, out: Path) -> float: # seconds, 0 if it was reused

@@ -84,7 +84,9 @@ def runs(tmp_path_factory): return tmp_path_factory.mktemp("runs")
 def filled(values: dict, mine: Path, run: Path) -> dict:
     return {k: v.format(mine=mine, run=run) if isinstance(v, str) else v for k, v in values.items()}
 
-@pytest.mark.parametrize("case", CASES)
+NEEDS_CPP = pytest.mark.skipif(not shutil.which("g++"), reason="compiling blocks needs a C++ compiler")
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=NEEDS_CPP) if CASES[c].get("compiled") else c for c in CASES])
 def test_a_job_on_ones_own_data(case, mine, runs, tmp_path):
     "In the order of CASES: each needs the runs of those before."
     notebook, params = case.split(":")[0], filled(CASES[case], mine, runs)
@@ -101,6 +103,7 @@ def test_a_spoiled_tuning_is_called_worse(mine, runs, tmp_path):
     assert asked and any(a in shown for a in asked) and "כתבו את המילה הראשונה" in shown
 
 def test_a_job_given_a_base_trains_no_other(mine, runs):
+    assert (runs/"sft"/"bundle").is_dir() and (runs/"eval"/"report.json").exists() # of the cases above
     assert not list((runs/"sft").rglob("base")) and not list((runs/"eval").rglob("base"))
 
 
