@@ -28,7 +28,8 @@ def test_an_interrupted_chain_goes_on(sign, status, tmp_path):
     chain = tmp_path/"chain.yaml"
     chain.write_text('00_data: {run: "{run}/data"}\n01_tokenizer: {run: "{run}/tokenizer", data: "{run}/data", vocab_size: 700}\n')
     command = [sys.executable, "-m", "hebrewgpt_nb.jobs", "--chain", str(chain), "--run", str(tmp_path/"run")]
-    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler) # a shell's background job ignores Ctrl-C, and so would this one
+    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed)
     for line in job.stdout:
         if line.startswith("[2/2]"): break
     while not (tmp_path/"run/tokenizer/progress.json").exists() and job.poll() is None: time.sleep(.02) # until its stage runs: a kernel that is starting ignores Ctrl-C
