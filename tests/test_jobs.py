@@ -95,13 +95,6 @@ def test_a_job_on_ones_own_data(case, mine, runs, tmp_path):
     assert params["run"] in shown, "it does not say where the result is"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.ipynb", "out.yaml"] # nothing is left in the folder it was called from
 
-def test_a_spoiled_tuning_is_called_worse(mine, runs, tmp_path):
-    "lr 0.5: exit 0, a table that says worse, and the tuned model's answers to one's own test questions."
-    shown = papermill("05_sft", tmp_path/"out.ipynb", filled(CASES["05_sft"], mine, runs) | dict(run=str(tmp_path/"sft"), steps=8), cwd=tmp_path)
-    assert "worse" in shown
-    asked = [e["instruction"] for e in read_jsonl(tmp_path/"sft"/"test.jsonl")]
-    assert asked and any(a in shown for a in asked) and "כתבו את המילה הראשונה" in shown
-
 def test_a_job_given_a_base_trains_no_other(mine, runs):
     assert (runs/"sft"/"bundle").is_dir() and (runs/"eval"/"report.json").exists() # of the cases above
     assert not list((runs/"sft").rglob("base")) and not list((runs/"eval").rglob("base"))
@@ -133,7 +126,7 @@ def notebook_and_command(job: str) -> tuple[str, list[str]]: # as its first line
 def shrunk(params: dict) -> dict: # the same names, smaller sizes
     small = {k: min(v, PAGE_SIZES[k]) if k in PAGE_SIZES else v for k, v in params.items()}
     if "batch_tokens" in small: small["batch_tokens"] = max(small["batch_tokens"], 128 * params.get("processes", 1))
-    return small | {k: v for k, v in dict(preset="tiny", device="cpu", dtype="float32", vocab_size=600, compiled=False, processes=min(2, params.get("processes", 1))).items() if k in params}
+    return small | {k: v for k, v in dict(preset="tiny", device="cpu", dtype="float32", vocab_size=600, compiled=False, only="decode", processes=min(2, params.get("processes", 1))).items() if k in params}
 
 @pytest.mark.parametrize("job", [j for j in JOBS if j not in CHAINS])
 def test_a_job_file_with_its_sizes_shrunk(job, card_data, tmp_path):
