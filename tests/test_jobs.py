@@ -156,7 +156,10 @@ def test_a_chain_with_its_sizes_shrunk(chain, card_data, tmp_path):
 # --- the Makefile -----------------------------------------------------------------------------------
 
 def make(target: str, *args: str, **kw):
-    return subprocess.run(["make", "READY=", f"BIN={BIN}", f"PYTHON={sys.executable}", target, *args], cwd=ROOT, capture_output=True, text=True, **kw)
+    "As typed in a shell of its own, also where these tests were themselves started by make."
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}
+    command = ["make", "READY=", f"BIN={BIN}", f"PYTHON={sys.executable}", target, *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env, **kw)
 
 def test_make_names_every_target():
     "Each target is run here or by .ci/run itself."
