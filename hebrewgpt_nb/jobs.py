@@ -88,8 +88,9 @@ def watch(run: Path, # of the stage
           done: threading.Event,
           every: float=1.): # seconds between two looks
     "Show the stage's own progress until `done`."
-    bar, begun = None, time.time()
-    while not done.wait(every):
+    bar, begun, last = None, time.time(), False
+    while not last:
+        last = done.wait(every) # one more look when the stage has ended
         p = latest_progress(run, begun)
         if not p: continue
         if bar is None or p["what"] != bar.what:
