@@ -8,21 +8,21 @@ __all__ = ['FINAL', 'VOWELS', 'PAAL', 'NIFAL', 'PIEL', 'HITPAEL', 'HIFIL', 'PATT
            'NO_PRESENT', 'VERBS', 'hitpael_start', 'fill_pattern', 'doubled', 'spell', 'Pattern', 'read_patterns',
            'past_of', 'present_of', 'future_of', 'conjugate', 'Verb', 'make_verb', 'read_verbs', 'find_verb']
 
-# %% ../../nbs/grammar/1_verbs.ipynb #205a2a39
+# %% ../../nbs/grammar/1_verbs.ipynb #82650caa
 from dataclasses import dataclass
 from ..core import UserError
 
-# %% ../../nbs/grammar/1_verbs.ipynb #8b0da97c
+# %% ../../nbs/grammar/1_verbs.ipynb #ff29b7fc
 FINAL = dict(zip("כמנפצ", "ךםןףץ"))
 VOWELS = dict(W="ו", Y="י", H="ה")
 
-# %% ../../nbs/grammar/1_verbs.ipynb #ba002c09
+# %% ../../nbs/grammar/1_verbs.ipynb #8242fa66
 def hitpael_start(radical: str) -> str: # the first letter of the root and the ת of the pattern
     "A sibilant changes places with the ת, which then sounds like it; ט, ד and ת swallow it."
     swapped = {"ש": "שת", "ס": "סת", "צ": "צט", "ז": "זד"}
     return swapped.get(radical, ("Y" if radical in "טדת" else "ת") + radical)
 
-# %% ../../nbs/grammar/1_verbs.ipynb #89925bd4
+# %% ../../nbs/grammar/1_verbs.ipynb #ffd7524f
 def fill_pattern(pattern: str, # digits: letters of the root; W Y H: vowel letters; T: `hitpael_start`
                  root: str) -> list[tuple[str, bool]]: # letter, whether it only carries a vowel
     "The letters of a form, before spelling."
@@ -31,7 +31,7 @@ def fill_pattern(pattern: str, # digits: letters of the root; W Y H: vowel lette
         units.append((root[int(c) - 1], False) if c.isdigit() else (VOWELS.get(c, c), c in VOWELS))
     return units
 
-# %% ../../nbs/grammar/1_verbs.ipynb #23648269
+# %% ../../nbs/grammar/1_verbs.ipynb #20b5078e
 def doubled(letter: str, # a consonant
             beside: set[str]) -> bool: # the vowel letters next to it
     "Whether a consonant inside a word is written twice."
@@ -47,7 +47,7 @@ def spell(pattern: str, root: str) -> str: # a word
     word = "".join(letters)
     return word[:-1] + FINAL.get(word[-1], word[-1])
 
-# %% ../../nbs/grammar/1_verbs.ipynb #8fc5da17
+# %% ../../nbs/grammar/1_verbs.ipynb #f1e30f50
 PAAL = """
 paal.o          | 123    123    123H    123W   | 1W23   1W23ת   1W23   | -  12W3   123   | 12W3    123    | ל12W3
 paal.a          | 123    123    123H    123W   | 1W23   1W23ת   1W23   | -  123    123   | 123     123    | ל12W3
@@ -60,14 +60,14 @@ paal.nun-a      | 123    123    123H    123W   | 1W23   1W23ת   1W23   | Y  23 
 paal.yod-e      | 123    123    123H    123W   | 1W23   1W23ת   1W23   | -  23     23    | 23      23     | ל23ת
 paal.yod-i      | 123    123    123H    123W   | 1W23   1W23ת   1W23   | Y! 23     23    | 123     123    | לY2W3"""
 
-# %% ../../nbs/grammar/1_verbs.ipynb #60114973
+# %% ../../nbs/grammar/1_verbs.ipynb #98fc3931
 NIFAL = """
 nifal           | נ123   נ123   נ123H   נ123W  | נ123   נ123ת   נ123   | Y  123    123   | הY123   הY123  | להY123
 nifal.he        | נ12Y   נ12H   נ12תH   נ12W   | נ12H   נ12Yת   נ12    | Y  12H    12    | הY12H   הY12   | להY12Wת
 nifal.yod       | נW23   נW23   נW23H   נW23W  | נW23   נW23ת   נW23   | Y  ו23    ו23   | הYו23   הYו23  | להYו23
 nifal.nun       | נY23   נY23   נY23H   נY23W  | נY23   נY23ת   נY23   | Y  123    123   | הY123   הY123  | להY123"""
 
-# %% ../../nbs/grammar/1_verbs.ipynb #9743a976
+# %% ../../nbs/grammar/1_verbs.ipynb #b5ca2689
 PIEL = """
 piel            | 1Y23   1Y23   1Y23H   1Y23W  | מ123   מ123ת   מ123   | -  123    123   | 123     123    | ל123
 piel.he         | 1Y2Y   1Y2H   1Y2תH   1Y2W   | מ12H   מ12H    מ12    | -  12H    12    | 12H     12     | ל12Wת
@@ -77,14 +77,14 @@ pual            | 1W23   1W23   1W23H   1W23W  | מ1W23  מ1W23ת  מ1W23  | -  
 pual.he         | 1W2Y   1W2H   1W2תH   1W2W   | מ1W2H  מ1W2H   מ1W2   | -  1W2H   1W2   |
 pual.four       | 1W234  1W234  1W234H  1W234W | מ1W234 מ1W234ת מ1W234 | -  1W234  1W234 |"""
 
-# %% ../../nbs/grammar/1_verbs.ipynb #b16decc3
+# %% ../../nbs/grammar/1_verbs.ipynb #15878a49
 HITPAEL = """
 hitpael         | הT23   הT23   הT23H   הT23W  | מT23   מT23ת   מT23   | -  T23    T23   | הT23    הT23   | להT23
 hitpael.he      | הT2Y   הT2H   הT2תH   הT2W   | מT2H   מT2H    מT2    | -  T2H    T2    | הT2H    הT2    | להT2Wת
 hitpael.four    | הT234  הT234  הT234H  הT234W | מT234  מT234ת  מT234  | -  T234   T234  | הT234   הT234  | להT234
 hitpael.polel   | הTW33  הTW33  הTW33H  הTW33W | מTW33  מTW33ת  מTW33  | -  TW33   TW33  | הTW33   הTW33  | להTW33"""
 
-# %% ../../nbs/grammar/1_verbs.ipynb #4a228bac
+# %% ../../nbs/grammar/1_verbs.ipynb #ea879865
 HIFIL = """
 hifil           | ה123   ה12Y3  ה12Y3H  ה12Y3W | מ12Y3  מ12Y3H  מ12Y3  | -  12Y3   12Y3  | ה123    ה12Y3  | לה12Y3
 hifil.he        | ה12Y   ה12H   ה12תH   ה12W   | מ12H   מ12H    מ12    | -  12H    12    | ה12H    ה12    | לה12Wת
@@ -99,7 +99,7 @@ hufal.he        | הW12Y  הW12H  הW12תH  הW12W  | מW12H  מW12H   מW12   |
 hufal.short     | הW23   הW23   הW23H   הW23W  | מW23   מW23ת   מW23   | -  W23    W23   |
 hufal.hollow    | הW13   הW13   הW13H   הW13W  | מW13   מW13ת   מW13   | -  W13    W13   |"""
 
-# %% ../../nbs/grammar/1_verbs.ipynb #b3263dfe
+# %% ../../nbs/grammar/1_verbs.ipynb #6c3db1c5
 @dataclass(frozen=True)
 class Pattern:
     "How the roots of one kind are conjugated, a string for each stem; the passive has neither imperative nor infinitive."
@@ -116,12 +116,12 @@ def read_patterns(*tables: str) -> dict[str, Pattern]: # name -> pattern
 
 PATTERNS = read_patterns(PAAL, NIFAL, PIEL, HITPAEL, HIFIL)
 
-# %% ../../nbs/grammar/1_verbs.ipynb #33bda3b1
+# %% ../../nbs/grammar/1_verbs.ipynb #58bcf12d
 PAST = {"1s": "תY", "2ms": "ת", "2fs": "ת", "1p": "נW", "2mp": "תמ", "2fp": "תנ"}
 FUTURE = {"1s": "א", "2ms": "ת", "3ms": "י", "3fs": "ת", "1p": "נ"}
 FUTURE_ENDING = {"2fs": ("ת", "Y"), "2p": ("ת", "W"), "3p": ("י", "W")}
 
-# %% ../../nbs/grammar/1_verbs.ipynb #ce1f1f95
+# %% ../../nbs/grammar/1_verbs.ipynb #94e45a81
 def past_of(p: Pattern, root: str) -> dict[str, str]: # cell -> pattern of the form
     "A last letter that equals the ending's is written once: הזמן + נו, כרת + תי."
     stem, he, she, they = p.past
@@ -134,7 +134,7 @@ def present_of(p: Pattern) -> dict[str, str]: # cell -> pattern of the form
     masculine, feminine, plural = p.present
     return {"present ms": masculine, "present fs": feminine, "present mp": plural + "Yמ", "present fp": plural + "Wת"}
 
-# %% ../../nbs/grammar/1_verbs.ipynb #466ef9e6
+# %% ../../nbs/grammar/1_verbs.ipynb #a1c3bfb2
 THROAT = set("אהחער") # these lengthen the vowel before them
 
 def future_of(p: Pattern, root: str) -> dict[str, str]: # cell -> pattern of the form
@@ -146,7 +146,7 @@ def future_of(p: Pattern, root: str) -> dict[str, str]: # cell -> pattern of the
     forms |= {who: prefix + between + short + ending for who, (prefix, ending) in FUTURE_ENDING.items()}
     return {f"future {who}": form for who, form in forms.items()}
 
-# %% ../../nbs/grammar/1_verbs.ipynb #2cef3dd6
+# %% ../../nbs/grammar/1_verbs.ipynb #8e18ee99
 def conjugate(root: str, # three or four letters, none of them a final form
               pattern: str) -> dict[str, str]: # "past 3fs" -> the word
     "All forms of a regular verb; raises `UserError` for an unknown pattern and for a root that cannot fill it."
@@ -161,7 +161,7 @@ def conjugate(root: str, # three or four letters, none of them a final form
         forms["infinitive"] = p.infinitive[0]
     return {cell: spell(form, root) for cell, form in forms.items()}
 
-# %% ../../nbs/grammar/1_verbs.ipynb #be9a2059
+# %% ../../nbs/grammar/1_verbs.ipynb #3101dba4
 PAAL_VERBS = """
 paal.o        | כתב את:text|ל:person; שמר על:thing|את:thing; סגר את:opening; שבר את:dish|את:toy
 paal.o        | גזר את:cloth; חזר to; זרק את:toy|את:thing; רקד -; בדק את:thing|את:machine; ספר את:thing
@@ -178,7 +178,7 @@ paal.a        | מצא את:any; קרא את:text; שנא את:any; קפא -; ש
 paal.a        | למד את:subject|inf|at; לבש את:clothes; גדל -|at; רכב on:animal|on:bike
 paal.a        | שכב on:furniture|at; שמע את:sound|את:person|that; שלח את:text|ל:person; צחק -
 paal.a        | שאל את:person|if; פחד מ:animal|מ:any; רחצ את:body|את:animal; ברח מ:animal|from; זרח -
-paal.a        | נבח על:person; שמח -|about; פתח את:opening|את:box; שכח את:thing|inf|that
+paal.a        | נבח על:person; שמח -|על:any; פתח את:opening|את:box; שכח את:thing|inf|that
 paal.a        | קרע את:cloth|את:text; בלע את:food; כעס על:person; בחר ב:thing|inf; אהב את:any|inf
 paal.a        | צעק על:person|-; צמח -|at; דאג ל:person; שחק -; טעמ את:food|מ:food; לחצ on:button
 paal.a        | נהג ב:vehicle; בעט ב:ball; מחק את:text; סלח ל:person; מרח את:food; לחש ל:person|that
@@ -187,7 +187,7 @@ paal.a        | פגע ב:thing
 paal.state    | רעב -; צמא -
 paal.he       | היה -; חיה at; טעה -; קנה את:food|את:thing; ראה את:any|that; עשה את:work
 paal.he       | בנה את:building|את:toy; שתה את:drink; רצה את:thing|inf; עלה on:furniture|to
-paal.he       | פנה ל:person|to; בכה -; זכה ב:prize; אפה את:baked; רעה את:animal; חסה -; שחה at
+paal.he       | פנה ל:person|to; בכה -; זכה ב:prize; אפה את:baked; רעה -; חסה -; שחה at
 paal.he       | תלה את:picture|את:clothes; צפה ב:show; חצה את:road; ענה ל:person|that; מנה את:thing
 paal.he       | דמה ל:person
 paal.u        | בוא to; מות -; קומ -; רוצ to|אחרי:animal; גור at; טוס to; זוז -; צומ -; נוח -|at; שוב to
@@ -200,7 +200,7 @@ paal.yod-e    | הלכ to; ישב on:furniture|at; ירד from|to; ידע את:s
 paal.yod-e    | ילד את:person
 paal.yod-i    | ישנ -|on:furniture; ירש את:thing"""
 
-# %% ../../nbs/grammar/1_verbs.ipynb #83672c69
+# %% ../../nbs/grammar/1_verbs.ipynb #082cc264
 NIFAL_VERBS = """
 nifal         | כנס to; עלב מ:person; עלמ -; שאר at; מצא at; גמר -; פגש עם:person; פרד מ:person; שבר -
 nifal         | זהר מ:any; רדמ -|on:furniture; בהל מ:animal; קרע -; תקע at; רטב -; כשל -; שענ על:thing
@@ -209,16 +209,16 @@ nifal.he      | ראה -; בנה -; הנה מ:food|מ:show
 nifal.yod     | ילד at; ותר at
 nifal.nun     | נצל מ:any"""
 
-# %% ../../nbs/grammar/1_verbs.ipynb #fd4c883f
+# %% ../../nbs/grammar/1_verbs.ipynb #e8b25d1b
 PIEL_VERBS = """
-piel          | חיכ ל:person; קשט את:room; סיר את:place; אימ על:person; דבר עם:person|על:any
+piel          | חיכ ל:person; קשט את:room; סיר ב:place; אימ על:person; דבר עם:person|על:any
 piel          | ספר ל:person|את:story|על:any; למד את:person|את:subject; שחק עם:person|ב:toy; חפש את:any
 piel          | סדר את:room|את:thing; צלמ את:any; בשל את:food; קבל את:gift; שלמ על:thing; בקש את:thing|inf
 piel          | בקר את:person; טפל ב:person|ב:plant; כבד את:person; נגנ ב:instrument; גרש את:animal
 piel          | ברכ את:person; תאר את:any; נהל את:work; סימ את:work|inf; לטפ את:animal; נשק את:person
 piel          | חבק את:person|את:toy; קלפ את:fruit; חלק את:food; פרק את:machine|את:box; חזק את:person
 piel          | חממ את:food; שקר ל:person; תקנ את:machine|את:toy; צרפ את:thing; אחר ל:event; מהר to|inf
-piel          | נצח את:person; שפר את:work; סכנ -; גדל את:plant|את:animal; חדש -; יבש את:clothes
+piel          | נצח את:person; שפר את:work; סכנ -; גדל את:plant|את:animal; חדש את:thing; יבש את:clothes
 piel          | ציר את:any; טיל at|with:person; פתח את:machine; עצב את:thing; שתפ את:person; ותר על:thing
 piel          | סכמ את:story; מלא את:box; רפא את:person; קנא ב:person; בטא את:feeling
 piel.he       | נקה את:room|את:dish; חכה ל:person|ל:event; שנה את:plan; נסה inf; כסה את:thing
@@ -230,7 +230,7 @@ piel.four     | נדנד את:person; שחרר את:animal; פטפט עם:person
 piel.four     | ערבב את:food; הבהב -; נצנצ -; פרסמ את:text; כרסמ את:food; גמגמ -; הרהר ב:any
 piel.polel    | עור את:person; פוצ את:ball; סוב את:thing; רומ את:person"""
 
-# %% ../../nbs/grammar/1_verbs.ipynb #471918e0
+# %% ../../nbs/grammar/1_verbs.ipynb #8cfacd7b
 HITPAEL_VERBS = """
 hitpael       | צרפ ל:person; צננ -; אהב ב:person; נצל ל:person; לבש -; רחצ -; כתב עם:person; קדמ -
 hitpael       | קרב ל:any; רחק מ:any; נהג -; נגד ל:plan; חבר ל:person; חתנ עם:person; רגש -; רגל ל:any
@@ -241,7 +241,7 @@ hitpael.he    | גלה -; שנה -; כסה ב:cloth; נסה ב:any
 hitpael.four  | שכנע that; גלגל -; לכלכ -; בלבל -; ארגנ -; נדנד -; שעממ -; שחרר מ:any
 hitpael.polel | עור -; כונ ל:event|inf; לונ על:any; בונ ב:any; קומ -; פוצ -; גור at; מוד עם:any"""
 
-# %% ../../nbs/grammar/1_verbs.ipynb #c5f7b3cd
+# %% ../../nbs/grammar/1_verbs.ipynb #ac98e094
 HIFIL_VERBS = """
 hifil         | תחל inf|את:work; מתנ ל:person|at; פסד את:game; זמנ את:person|את:food
 hifil         | סבר ל:person|את:story|that; בטח ל:person+inf|that; חלט inf|that; ספק inf; לבש את:person
@@ -263,7 +263,7 @@ hifil.hollow  | בינ את:story|that; בוא את:thing|ל:person; כונ את
 hifil.hollow  | קומ את:building; רוח את:flower|את:food
 hifil.double  | גננ על:any; קלל על:person"""
 
-# %% ../../nbs/grammar/1_verbs.ipynb #d256e0b2
+# %% ../../nbs/grammar/1_verbs.ipynb #0f90252c
 IRREGULAR = dict(
     נתן={"past 1s": "נתתי", "past 2ms": "נתת", "past 2fs": "נתת", "past 2mp": "נתתם", "past 2fp": "נתתן", "infinitive": "לתת"},
     לקח={"infinitive": "לקחת"},
@@ -277,7 +277,7 @@ IRREGULAR = dict(
     חי={"past 3ms": "חי", "past 3fs": "חייתה", "present ms": "חי", "present fs": "חיה", "present mp": "חיים", "present fp": "חיות"})
 NO_PRESENT = {"היה"}
 
-# %% ../../nbs/grammar/1_verbs.ipynb #6508b1f1
+# %% ../../nbs/grammar/1_verbs.ipynb #508f5037
 @dataclass(frozen=True)
 class Verb:
     "A verb of the lexicon."
@@ -292,7 +292,7 @@ class Verb:
         if cell not in self.forms: raise UserError(f"{self.lemma}: no form {cell!r}; it has {', '.join(self.forms)}")
         return self.forms[cell]
 
-# %% ../../nbs/grammar/1_verbs.ipynb #171dbf25
+# %% ../../nbs/grammar/1_verbs.ipynb #87c97bae
 def make_verb(root: str, pattern: str, frames: tuple[str, ...]) -> Verb:
     "A verb with its irregular forms in place."
     forms = conjugate(root, pattern)
@@ -313,7 +313,7 @@ def read_verbs(*tables: str) -> dict[str, Verb]: # lemma -> verb
             verbs[verb.lemma] = verb
     return verbs
 
-# %% ../../nbs/grammar/1_verbs.ipynb #12867c72
+# %% ../../nbs/grammar/1_verbs.ipynb #aca87bf4
 VERBS = read_verbs(PAAL_VERBS, NIFAL_VERBS, PIEL_VERBS, HITPAEL_VERBS, HIFIL_VERBS)
 
 def find_verb(lemma: str) -> Verb:
