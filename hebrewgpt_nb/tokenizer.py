@@ -85,7 +85,7 @@ def kind_options(kind: str, lines: list[str], p: Prefixes | None,
     table = split_table(counts, p)
     if kind == "boundaries":
         return [mark_boundaries(line, table) for line in lines], dict(pretokenization_delimiter=BOUNDARY)
-    rules = shortest_rules(table, counts, max(2, RULE_PRICE*counts.total())) if kind == "rules" else None
+    rules = shortest_rules(table, counts, max(2, round(RULE_PRICE*counts.total()))) if kind == "rules" else None
     if kind == "outside": lines = [write_signs(line, table) for line in lines]
     return lines, dict(user_defined_symbols=["\n", *SIGNS.values()], **write_rules(rules, folder))
 
