@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SLOTS', 'STACKS', 'UNITS', 'LETTER', 'INNER', 'WORD', 'NEVER_SPLIT', 'BEFORE', 'AFTER', 'CONTEXTS', 'FORMS',
-           'ENDINGS', 'FIRST', 'LAST', 'OWN_FORMS', 'LEADING', 'OUTER', 'readings', 'count_words', 'index_forms',
-           'Prefixes', 'learn_counts', 'split_by_counts', 'shape_features', 'nearby_counts', 'features',
-           'scorer_logits', 'best_readings', 'save_prefixes', 'load_prefixes', 'shipped_prefixes', 'split_words',
-           'split_prefixes', 'gold_prefixes', 'read_gold', 'is_held_out', 'cuts', 'boundary_scores',
-           'add_outer_prefixes', 'training_arrays', 'choice_loss', 'fit_network', 'fit_scorer', 'learn_prefixes',
-           'measure_prefixes', 'make_prefixes']
+           'ENDINGS', 'FIRST', 'LAST', 'OWN_FORMS', 'CLEAR', 'LEADING', 'OUTER', 'readings', 'cuts', 'count_words',
+           'index_forms', 'Prefixes', 'learn_counts', 'is_own_letter', 'possible_readings', 'split_by_counts',
+           'shape_features', 'nearby_counts', 'features', 'scorer_logits', 'is_unheard_of', 'best_readings',
+           'save_prefixes', 'load_prefixes', 'shipped_prefixes', 'split_words', 'split_prefixes', 'gold_prefixes',
+           'read_gold', 'is_held_out', 'boundary_scores', 'add_outer_prefixes', 'training_arrays', 'choice_loss',
+           'fit_network', 'fit_scorer', 'learn_prefixes', 'measure_prefixes', 'make_prefixes']
 
 # %% ../../nbs/text/7_prefixes.ipynb #c4930c7a
 import functools, itertools, re, zipfile, zlib
@@ -33,6 +33,11 @@ def readings(word: str) -> list[tuple]: # of prefixes, the reading without any f
     "Every way in which the grammar lets `word` begin; something is left of it each time."
     ends = [n for n in range(1, min(7, len(word))) if word[:n] in STACKS and word[n] in HEBREW]
     return [(), *(STACKS[word[:n]] for n in ends)]
+
+# %% ../../nbs/text/7_prefixes.ipynb #19c3fdad
+def cuts(prefixes) -> frozenset: # positions
+    "Where prefixes end."
+    return frozenset(itertools.accumulate(map(len, prefixes)))
 
 # %% ../../nbs/text/7_prefixes.ipynb #9f79a937
 NEVER_SPLIT = frozenset("""
@@ -97,6 +102,7 @@ class Prefixes:
         return f"Prefixes({len(self.words):,} words, {'a scorer' if self.net else 'the rule of counts'})"
     @functools.cached_property
     def stems(self) -> dict: return index_forms(self.logs)
+    def count(self, word: str) -> int: return int(self.counts[self.row[word]]) if word in self.row else 0
     def form_counts(self, stems: list[str]) -> np.ndarray: # (stems, FORMS + ENDINGS) float32
         "Logs of how often each form of each stem stands."
         table, rows, columns, logs = np.zeros((len(stems), len(FORMS) + len(ENDINGS)), np.float32), [], [], []
@@ -122,12 +128,26 @@ def learn_counts(texts, # strings
     share = np.array([[contexts[c, w]/(counted[w] + 3) for c in range(CONTEXTS)] for w in words])
     return Prefixes(words, [counted[w] for w in words], (100*np.sqrt(share)).round())
 
+# %% ../../nbs/text/7_prefixes.ipynb #cd8c2670
+def is_own_letter(p: Prefixes, word: str) -> bool:
+    "Whether the first letter of a word is known to be no prefix of the rest."
+    alone = p.count(word[1:])
+    if len(word) < 4 or p.count(word) <= alone: return False # not behind a letter or two, which may be an ending
+    inside = "ו" + word if word[0] == "ו" != word[1] else word
+    return sum(p.count(unit + inside) for unit in "ושהבכלמ" if unit + word[0] not in STACKS) > alone
+
+# %% ../../nbs/text/7_prefixes.ipynb #3e1bf9d4
+def possible_readings(p: Prefixes, word: str) -> list[tuple]: # of prefixes, the reading without any first
+    "The readings in which no prefix is known to be a letter of what follows it."
+    own = [n for n in range(min(6, len(word))) if is_own_letter(p, word[n:])]
+    return [s for s in readings(word) if not any({n, n + 1} <= {0, *cuts(s)} for n in own)]
+
 # %% ../../nbs/text/7_prefixes.ipynb #c6a1fae6
 def split_by_counts(p: Prefixes, word: str) -> tuple: # prefixes
     "The reading whose rest stands alone most often."
     least = max(1, .15*np.expm1(p.logs.get(word, 0)))
     known = {}
-    for prefixes in readings(word)[1:]:
+    for prefixes in possible_readings(p, word)[1:]:
         rest = word[len("".join(prefixes)):]
         often = len(rest) > 1 and np.expm1(p.logs.get(rest, 0)) >= least
         if rest in NEVER_SPLIT or often: known[prefixes] = rest in NEVER_SPLIT, p.logs.get(rest, 0)
@@ -174,15 +194,25 @@ def scorer_logits(net: dict, x: np.ndarray, # (readings, features)
     hidden = np.maximum((x - net["mean"])*net["scale"] @ net["w1"] + net["b1"], 0)
     return hidden @ net["w2"]
 
+# %% ../../nbs/text/7_prefixes.ipynb #1c396541
+CLEAR = 2.
+
+def is_unheard_of(p: Prefixes, word: str, prefixes: tuple) -> bool:
+    "Whether what follows the prefixes stands in no other word."
+    start = "".join(prefixes)
+    columns, _ = p.stems.get(word[len(start):], ((), ()))
+    return not any(n >= len(FORMS) or FORMS[n] != start for n in columns)
+
 # %% ../../nbs/text/7_prefixes.ipynb #ec609dd6
 def best_readings(p: Prefixes, words: list[str]) -> list[tuple]: # the prefixes of each
     "The best reading of each word, out of context."
     if p.net is None: return [() if w in NEVER_SPLIT else split_by_counts(p, w) for w in words]
-    options = [[()] if w in NEVER_SPLIT or not WORD.fullmatch(w) else readings(w) for w in words]
+    options = [[()] if w in NEVER_SPLIT or not WORD.fullmatch(w) else possible_readings(p, w) for w in words]
     best = [()]*len(words)
     undecided = [n for n, found in enumerate(options) if len(found) > 1]
     if not undecided: return best
-    logits = scorer_logits(p.net, features(p, [(words[n], s) for n in undecided for s in options[n]]))
+    pairs = [(words[n], s) for n in undecided for s in options[n]]
+    logits = scorer_logits(p.net, features(p, pairs)) - [CLEAR*len(s)*is_unheard_of(p, w, s) for w, s in pairs]
     ends = np.cumsum([len(options[n]) for n in undecided])
     for n, of_word in zip(undecided, np.split(logits, ends[:-1])): best[n] = options[n][int(of_word.argmax())]
     return best
@@ -261,11 +291,6 @@ def read_gold(folder: str | Path) -> dict[str, dict]: # set -> word -> its most 
 def is_held_out(word: str) -> bool: # a third of all words
     "Whether a word is for measuring, not for fitting."
     return zlib.crc32(word.encode()) % 3 == 0
-
-# %% ../../nbs/text/7_prefixes.ipynb #19c3fdad
-def cuts(prefixes) -> frozenset: # positions
-    "Where prefixes end."
-    return frozenset(itertools.accumulate(map(len, prefixes)))
 
 # %% ../../nbs/text/7_prefixes.ipynb #732b18dc
 def boundary_scores(pairs, # (prefixes found, prefixes true) of each word
