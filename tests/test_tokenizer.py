@@ -1,5 +1,5 @@
 "The tokenizer: nothing is lost, nothing is forged, and what a bad file does."
-import io, os, pickle, re, subprocess, sys
+import io, os, pickle, re, subprocess, sys, tracemalloc
 from collections import Counter
 import numpy as np, pytest, sentencepiece, torch
 from hypothesis import example, given, settings, strategies as st
@@ -214,6 +214,14 @@ def test_model_is_stock(model, tok): assert sentencepiece.SentencePieceProcessor
 def test_long_lines_are_not_dropped(tmp_path):
     line = " ".join(["קטיפה"] * 2000) # 22 kB, and the word stands nowhere else
     assert len(Tokenizer(train_tokenizer([line, *TEXTS], tmp_path/"t.model", 600)).encode(" קטיפה")) == 1
+
+def test_a_word_without_end_costs_no_tree_of_its_beginnings(tmp_path):
+    T.kind_options("rules", ["הבית"], None, tmp_path) # what is loaded once
+    tracemalloc.start()
+    T.kind_options("rules", ["הבית " + "א"*8000], None, tmp_path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 20_000_000
 
 def test_subsample_is_even_and_ordered():
     docs = [f"{n:04d} " + "מילה " * (n % 7) for n in range(2000)]
