@@ -118,7 +118,8 @@ HIDDEN = re.compile(r"<!--(?:[^<-]++|<(?!!--)|-(?!->))*+-->"
                     r"|<!doctype[^<>]*>", re.I)
 
 # %% ../../nbs/text/1_clean.ipynb #261fb11f
-END_OPTIONAL = set("body br dd dt head hr html img input li link meta option source tbody td tfoot th thead tr wbr".split())
+END_OPTIONAL = set("""body br dd dt head hr html img input li link meta option source
+                      tbody td tfoot th thead tr wbr""".split()) # or none at all
 OPERAND = f"[^\\W_{HEBREW}]" # a letter or digit of other scripts
 rather_text = re.compile( # joined to what is not Hebrew, or between words; but many a <p> has no end
     rf"(?<=[^\s<>{HEBREW}{MARKS}])<(?!p>)[a-z1-6]+>(?![{HEBREW}])"

@@ -139,8 +139,9 @@ def is_own_letter(p: Prefixes, word: str) -> bool:
 # %% ../../nbs/text/7_prefixes.ipynb #3e1bf9d4
 def possible_readings(p: Prefixes, word: str) -> list[tuple]: # of prefixes, the reading without any first
     "The readings in which no prefix is known to be a letter of what follows it."
-    own = [n for n in range(min(6, len(word))) if is_own_letter(p, word[n:])]
-    return [s for s in readings(word) if not any({n, n + 1} <= {0, *cuts(s)} for n in own)]
+    found = readings(word)
+    own = [n for n in range(len("".join(found[-1]))) if is_own_letter(p, word[n:])]
+    return [s for s in found if not any({n, n + 1} <= {0, *cuts(s)} for n in own)] if own else found
 
 # %% ../../nbs/text/7_prefixes.ipynb #c6a1fae6
 def split_by_counts(p: Prefixes, word: str) -> tuple: # prefixes
