@@ -3,7 +3,7 @@ import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from hebrewgpt_nb.core import UserError, real_data_dir
 from hebrewgpt_nb.text.prefixes import STACKS, Prefixes, add_outer_prefixes, best_readings, boundary_scores, cuts
-from hebrewgpt_nb.text.prefixes import fit_scorer, gold_prefixes, is_held_out, learn_counts, learn_prefixes, load_prefixes
+from hebrewgpt_nb.text.prefixes import fit_scorer, gold_prefixes, is_held_out, is_own_letter, learn_counts, learn_prefixes, load_prefixes
 from hebrewgpt_nb.text.prefixes import make_prefixes, measure_prefixes, read_gold, readings, save_prefixes, shipped_prefixes
 from hebrewgpt_nb.text.prefixes import split_by_counts, split_prefixes, split_words
 
@@ -31,6 +31,15 @@ def test_evidence_decides():
     assert split_by_counts(learn_counts(["זברה אחת"], min_count=1), "הזברה") == ("ה",)
     assert split_by_counts(learn_counts(["סוס אחד"], min_count=1), "הזברה") == ()
     assert split_by_counts(learn_counts(["מלון " * 100 + "לון"], min_count=1), "מלון") == ()
+
+@pytest.mark.parametrize("word, parts", [("ורשה", ["ורשה"]), ("בגדד", ["בגדד"]), ("ובגדד", ["ו", "בגדד"]), ("שבגדד", ["ש", "בגדד"]), ("הלסינקי", ["הלסינקי"]), ("הרווארד", ["הרווארד"]), ("שקשוקה", ["שקשוקה"]), ("והסתעפות", ["ו", "הסתעפות"]),
+                                         ("הבית", ["ה", "בית"]), ("ברלין", ["ברלין"]), ("והצלחות", ["ו", "הצלחות"]), ("ולכשהבית", ["ו", "לכש", "ה", "בית"])])
+def test_foreign_names_stay_whole(word, parts): assert split_prefixes(word) == parts
+
+@pytest.mark.parametrize("text, word, own", [("ורשה בוורשה", "ורשה", True), ("ורשה מורשה", "ורשה", False), ("בגדד לבגדד", "בגדד", True), ("בגדד ובגדד", "בגדד", False), ("בגדד לבגדד גדד", "בגדד", False), ("לבגדד", "בגדד", False), ("הסדר ההסדר", "הסדר", True), ("לנו בלנו", "לנו", False)])
+def test_a_form_that_no_grammar_allows_shows_a_letter_of_the_word(text, word, own):
+    p = learn_counts([text], min_count=1)
+    assert is_own_letter(p, word) == own and (not own or best_readings(p, [word, "ש" + word]) == [(), ("ש",)])
 
 def test_points_are_no_hindrance():
     p = learn_counts(["בַּיִת בית"], min_count=1)
@@ -95,6 +104,12 @@ def test_job_learns_from_a_treebank(tmp_path):
 def test_words_held_out():
     scores = measure_prefixes(shipped_prefixes(), GOLD)
     assert scores["iahltwiki_dev"]["F1"] > .93 and scores["iahltknesset_dev"]["F1"] > .93
+
+@pytest.mark.skipif(not GOLD, reason="the larger data is not there")
+def test_names_cost_no_boundary():
+    "What keeps names whole loses nothing in any set: without it F1 was .9533, .9444 and .9452."
+    scores = measure_prefixes(shipped_prefixes(), GOLD)
+    assert scores["iahltknesset_dev"]["F1"] > .9532 and scores["iahltwiki_dev"]["F1"] > .9444 + .001 and scores["wiki5k"]["F1"] > .9452 + .0005
 
 @pytest.mark.skipif(not GOLD, reason="the larger data is not there")
 def test_the_rule_of_counts_does_less_well():
