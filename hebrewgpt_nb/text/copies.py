@@ -13,6 +13,7 @@ __all__ = ['INTRAWORD', 'WORD', 'MULTIPLIER', 'LONG', 'PIECE', 'SHINGLE', 'ROWS'
 import bisect, hashlib, math, os, re, zlib
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 import numpy as np
 from rapidfuzz.distance import Indel
 from .clean import MARKS
@@ -167,15 +168,16 @@ MAX_BUCKET = 64 # texts remembered under one key
 
 class Buckets:
     "The kept texts by band and key."
-    def __init__(self): self.texts = defaultdict(list) # (band, key) -> texts
-    def add(self, text: int, places: list[tuple]):
+    def __init__(self): self.texts = defaultdict(list) # band and key -> texts
+    def add(self, text: int, places: list[int]):
         "Remember a text in its buckets, where there is room."
         for place in places:
             if len(self.texts[place]) < MAX_BUCKET: self.texts[place].append(text)
-    def candidates(self, places: list[tuple]) -> list[int]:
+    def candidates(self, places: list[int]) -> list[int]:
         "The texts that share most buckets with these, first."
-        votes = Counter(text for place in places for text in self.texts[place])
-        return [text for text, n in votes.most_common(MAX_CANDIDATES) if n >= AGREE]
+        votes = Counter(chain.from_iterable(self.texts[p] for p in places if p in self.texts))
+        often = [text for text, n in votes.items() if n >= AGREE]
+        return sorted(often, key=votes.get, reverse=True)[:MAX_CANDIDATES]
 
 # %% ../../nbs/text/2_copies.ipynb #87ced620
 def closest_text(words: np.ndarray, starts: np.ndarray, text: int, candidates: list[int],
@@ -195,8 +197,8 @@ def similar_texts(words: np.ndarray, starts: np.ndarray,
     common = np.stack([repeated(k) for k in keys])
     buckets, copy_of = Buckets(), {}
     for i in np.flatnonzero(common.any(0)):
-        text = int(texts[i])
-        places = [(int(b), int(keys[b, i])) for b in np.flatnonzero(common[:, i])]
+        text, bands = int(texts[i]), np.flatnonzero(common[:, i])
+        places = (bands << 32 | keys[bands, i]).tolist()
         best, kept = closest_text(words, starts, text, buckets.candidates(places), threshold)
         if best >= threshold: copy_of[text] = kept, best
         else: buckets.add(text, places)
