@@ -19,7 +19,7 @@ from rapidfuzz.distance import Indel
 from .clean import MARKS
 
 # %% ../../nbs/text/2_copies.ipynb #ae43f4e1
-INTRAWORD = re.compile(f"[{MARKS}\"'’”׳״]+") # signs that do not part a word
+INTRAWORD = re.compile(f"[{MARKS}\"'׳״‘’‚‛“”„‟′″ʼ´`]+") # signs that do not part a word
 WORD = re.compile(r"[^\W_]+")
 
 def word_hashes(text: str) -> np.ndarray: # (words,) uint32
