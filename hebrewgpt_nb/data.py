@@ -102,9 +102,9 @@ def hebrew_strings(item) -> list[str]: # every string with Hebrew in it, however
 
 # %% ../nbs/00_data.ipynb #023adeaf
 def eval_texts(folder: Path, quarantine: list): # yields str
-    "All texts of the evaluation items of a folder of JSON lines."
+    "All texts of the evaluation items of a folder of JSON lines, cleaned as the training text is."
     for file in sorted(folder.glob("*.jsonl")):
-        for item in read_objects(file, quarantine): yield from hebrew_strings(item)
+        for item in read_objects(file, quarantine): yield from map(clean_text, hebrew_strings(item))
 
 # %% ../nbs/00_data.ipynb #a7fb9d8a
 def held_out(files: list[CleanedFile], evals: Path | None, quarantine: list) -> HeldOut:

@@ -1,7 +1,8 @@
 "The corpus job: what becomes of each record, and what a bad file or a kill does."
-import json, os, random, signal, subprocess, sys, time
+import json, os, random, re, signal, subprocess, sys, time
 from collections import Counter
 import numpy as np, psutil, pytest
+from hebrewgpt_nb.text.clean import clean_text
 from hebrewgpt_nb.text.copies import HeldOut, overlap_mask, word_hashes
 from hebrewgpt_nb.core import UserError, read_json, sample_dir, sha256_file
 from hebrewgpt_nb.data import prepare_data
@@ -25,6 +26,24 @@ def test_drop_reasons():
     assert drop_reason("הילדים יצאו אל החצר ושיחקו") is None
     assert drop_reason("שלום") == "too little Hebrew"
     assert drop_reason("The children went out to play " * 9 + "הילדים יצאו אל החצר ושיחקו") == "mostly not Hebrew"
+
+def visual(text, whole):
+    "Lines, or the letters of each word, as a screen shows them from left to right; digits and Latin letters stay readable."
+    def turn(s): return re.sub(r"[A-Za-z0-9]+(?:[.,:/-][A-Za-z0-9]+)*", lambda m: m[0][::-1], s[::-1])
+    return "\n".join(turn(line) if whole else " ".join(map(turn, line.split(" "))) for line in text.split("\n"))
+
+@pytest.mark.parametrize("whole", [True, False], ids=["lines", "words"])
+def test_hebrew_in_visual_order_is_dropped_and_counted(tmp_path, whole):
+    found = sorted(r["text"] for r in read_records(sorted((sample_dir()/"pretrain").glob("*.jsonl"))))
+    texts = [f"{text[:150]} (בשנת 1948, לפי ynet.co.il)" for text in found[:80]]
+    for niqqud in ("keep", "strip"):
+        counts = Counter(reason for *_, reason in clean_records([dict(text=visual(t, whole)) for t in texts], Counter(), niqqud))
+        assert counts == {"written backwards": len(texts)} and len(texts) == 80
+    half = [f"{t}\n{visual(t, whole)}" for t in texts]
+    assert all(drop_reason(clean_text(t)) is None for t in texts) and all(drop_reason(clean_text(t)) for t in half)
+    write_records(tmp_path/"in/a.train.jsonl", [record(n) for n in range(9)] + [record(n, visual(texts[n], whole)) for n in range(10, 15)])
+    prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))
+    assert read_json(tmp_path/"out/report.json")["sources"]["a"]["dropped"] == {"written backwards": 5}
 
 def test_prepare_counts_everything(tmp_path):
     lines = [json.dumps(record(n)) for n in range(20)] + [json.dumps(record(0)), json.dumps(dict(text="English only, " * 9)), "broken"]
