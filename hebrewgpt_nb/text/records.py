@@ -255,13 +255,13 @@ def complete_record(found: dict, path: Path, line: int) -> dict: # `id`, `text`,
     return dict(id=name, text=found["text"], source=source, license=as_text(found.get("license")))
 
 # %% ../../nbs/text/0_records.ipynb #a40950d8
-def read_bytes(path: Path) -> bytes:
-    "A whole file; of a longer one little more than the first `MAX_LINE` bytes."
-    raw = b""
+def read_bytes(path: Path, most: int=0) -> bytes: # most: bytes; 0: `MAX_LINE`
+    "A whole file; of a longer one little more than the first `most` bytes."
+    raw = bytearray()
     for chunk in read_chunks(path):
         raw += chunk
-        if len(raw) > MAX_LINE: break
-    return raw
+        if len(raw) > (most or MAX_LINE): break
+    return bytes(raw)
 
 # %% ../../nbs/text/0_records.ipynb #07b64104
 MAX_ASIDE = 100_000
