@@ -16,13 +16,13 @@ from ..core import read_json, write_json
 from .clean import HEBREW, clean_text, leftovers, letters_of
 from .copies import ngram_hashes, word_hashes
 from .shards import batch_records, map_in_pool, worker_pool
-from .records import Quarantine, RecordWriter, read_records
+from .records import Quarantine, RecordWriter, read_records, readable
 
 # %% ../../nbs/text/6_filter.ipynb #f3b45a9f
 def repeated_share(words: np.ndarray) -> float: # of word hashes
     "Share of the five words in a row that stood before."
     fives = ngram_hashes(words, 5)
-    return 1 - len(np.unique(fives))/max(1, len(fives))
+    return 1 - len(np.unique(fives))/len(fives) if len(fives) else 0.
 
 # %% ../../nbs/text/6_filter.ipynb #8674dc4f
 YIDDISH = np.unique(word_hashes("און איז פון ניט נישט האט זיך מיט אויף")) # words that Hebrew does not have
@@ -35,13 +35,14 @@ def measure_document(text: str, # clean
     words = word_hashes(text) if hashes is None else hashes
     letters = letters_of(text)
     hebrew = sum(map(letters.count, HEBREW))
-    return dict(letters=hebrew, hebrew=hebrew/max(1, len(letters)),
+    return dict(letters=hebrew, words=len(words), hebrew=hebrew/max(1, len(letters)),
                 length=len(letters)/max(1, len(words)), repeated=repeated_share(words),
                 yiddish=float(np.isin(words, YIDDISH).mean()) if len(words) else 0.)
 
 # %% ../../nbs/text/6_filter.ipynb #ac9bc823
 RULES = { # statistic -> (least, most, why a document outside is dropped)
     "letters":  (20, np.inf, "too little Hebrew"),
+    "words":    (5, np.inf, "fewer than five words"),
     "hebrew":   (.3, 1, "mostly not Hebrew"),
     "length":   (1.5, 12, "words too short or too long"),
     "repeated": (0, .7, "repeats itself"),
@@ -149,7 +150,7 @@ def clean_file(file: Path, folder: Path, # gets docs.jsonl.zst and words.bin bes
                pool=None, tick=lambda n, note: None) -> dict: # what `done.json` holds
     "Clean and judge one file of records, unless that was done."
     stat = file.stat()
-    key = key | dict(file=str(file), size=stat.st_size, changed=stat.st_mtime_ns)
+    key = key | dict(file=ascii(str(file)), size=stat.st_size, changed=stat.st_mtime_ns)
     if done := read_done(folder, key): return done
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -161,5 +162,5 @@ def clean_file(file: Path, folder: Path, # gets docs.jsonl.zst and words.bin bes
             if reason is None:
                 write(record)
                 out.write(words.tobytes())
-            if log.documents % 5000 == 0: tick(0, note=f"{file.name}: {log.documents:,} documents")
+            if log.documents % 5000 == 0: tick(0, note=f"{readable(file.name)}: {log.documents:,} documents")
     return save_log(log, folder, key)

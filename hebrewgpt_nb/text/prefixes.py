@@ -7,7 +7,7 @@ __all__ = ['SLOTS', 'STACKS', 'UNITS', 'WORD', 'NEVER_SPLIT', 'BEFORE', 'AFTER',
            'OWN_FORMS', 'LEADING', 'OUTER', 'readings', 'count_words', 'index_forms', 'Prefixes', 'learn_counts',
            'split_by_counts', 'shape_features', 'nearby_counts', 'features', 'scorer_logits', 'best_readings',
            'save_prefixes', 'load_prefixes', 'shipped_prefixes', 'split_words', 'split_prefixes', 'gold_prefixes',
-           'read_gold', 'is_held_out', 'cuts', 'boundary_scores', 'add_outer_prefixes', 'training_arrays',
+           'parse_gold', 'read_gold', 'is_held_out', 'cuts', 'boundary_scores', 'add_outer_prefixes', 'training_arrays',
            'choice_loss', 'fit_network', 'fit_scorer', 'learn_prefixes', 'measure_prefixes', 'make_prefixes']
 
 # %% ../../nbs/text/7_prefixes.ipynb #c4930c7a
@@ -15,9 +15,9 @@ import functools, itertools, re, zipfile, zlib
 from collections import Counter
 from pathlib import Path
 import numpy as np
-from ..core import InputPath, RunFolder, UserError, cli, read_jsonl, resolve, sample_dir, stage
+from ..core import InputPath, RunFolder, UserError, cli, resolve, sample_dir, stage
 from .clean import HEBREW, strip_niqqud
-from .records import read_records, source_files
+from .records import read_checked, read_records, source_files
 
 # %% ../../nbs/text/7_prefixes.ipynb #502531f3
 SLOTS = (("", "ו"), ("", "ש", "כש", "לכש", "מש", "בש", "שכש", "מכש"), ("", "ב", "כ", "ל", "מ"), ("", "ה"))
@@ -237,10 +237,20 @@ LEADING = ("ADP", "CCONJ", "SCONJ", "DET") # tags of Universal Dependencies
 
 def gold_prefixes(row: dict) -> tuple: # of a word in `segmentation_*.jsonl`
     "The prefixes that a linguist cut off."
-    parts = row.get("surface_split", row["segments"])
-    tags = row.get("upos", [LEADING[0]]*len(parts)) # one of the sets has no tags
+    parts = row.get("surface_split") or row["segments"]
+    tags = row.get("upos") or [LEADING[0]]*len(parts) # one of the sets has no tags
     leading = itertools.takewhile(lambda x: x[0] in UNITS and x[1] in LEADING, list(zip(parts, tags))[:-1])
     return tuple(part for part, _ in leading)
+
+# %% ../../nbs/text/7_prefixes.ipynb #d2c1f28c
+def parse_gold(found: dict) -> dict | str: # the word, or what is wrong
+    "Check one word of a treebank."
+    word, *lists = row = [found.get(k) for k in ("surface", "segments", "surface_split", "upos")]
+    if not isinstance(word, str): return "no surface"
+    texts = [isinstance(v, list) and all(isinstance(part, str) for part in v) for v in lists if v is not None]
+    if not all(texts): return "segments and tags are not lists of texts"
+    if not lists[0] and not lists[1]: return "no segments"
+    return dict(zip(("surface", "segments", "surface_split", "upos"), row))
 
 # %% ../../nbs/text/7_prefixes.ipynb #8a0bc25b
 def read_gold(folder: str | Path) -> dict[str, dict]: # set -> word -> its most frequent prefixes
@@ -248,7 +258,7 @@ def read_gold(folder: str | Path) -> dict[str, dict]: # set -> word -> its most 
     sets = {}
     for file in sorted(f for f in resolve(folder).glob("segmentation_*.jsonl") if "sentences" not in f.name):
         seen = {}
-        for row in read_jsonl(file):
+        for row in read_checked(file, parse_gold):
             word = row["surface"]
             if WORD.fullmatch(word): seen.setdefault(word, Counter())[gold_prefixes(row)] += 1
         sets[file.stem.removeprefix("segmentation_")] = {w: c.most_common(1)[0][0] for w, c in seen.items()}

@@ -372,7 +372,7 @@ class RecordWriter:
         self.file.close()
         self.raw.close()
         if kind is None: os.replace(self.part, self.path)
-        else: self.part.unlink()
+        else: self.part.unlink(missing_ok=True) # or its absence would hide why
 
 # %% ../../nbs/text/0_records.ipynb #1c6aefa6
 def write_records(path: str | Path, # ends in .jsonl, .jsonl.gz or .jsonl.zst
