@@ -271,7 +271,7 @@ def write_corpus(folder: Path, files: list[CleanedFile], held: HeldOut, quaranti
 @stage
 def prepare_data(run: RunFolder = "runs/nb/data", # where the cleaned records go
                  data: InputPath = "", # a folder of records (or one file); empty: the sample
-                 evals: InputPath = "", # items that training must not hold, a folder or a file; empty: eval/ beside the records
+                 evals: InputPath = "", # items (folder or file) that training must not hold; empty: eval/ beside data
                  niqqud: Niqqud = "keep", # keep, strip, or auto: strip but where it is the subject
                  alike: Share = 0.8, # share of words, in order, from which a document counts as a copy
                  seed: NonNegativeInt = 0, # chooses the validation documents of a source that has none

@@ -60,23 +60,24 @@ def unpack_problem(path: Path, e: Exception) -> str:
 # %% ../../nbs/text/0_records.ipynb #d438d335
 MUCH, BOMB = 100_000_000, 500 # bytes, and bytes from one
 
-def check_size(path: Path, packed: int, size: int): # bytes
+def check_size(path: Path, packed: int, size: int): # bytes read for a line, and what they gave
     "Refuse a bomb; raises `UserError`."
     if size <= max(MUCH, BOMB*packed): return
-    raise UserError(f"{path}: {packed:,} bytes unpack to more than {size:,}, as no text does; "
+    raise UserError(f"{path}: {packed:,} bytes unpack to a line of more than {size:,}, as no text does; "
                     "unpack it yourself if it is right")
 
 # %% ../../nbs/text/0_records.ipynb #4294b149
 def read_chunks(path: Path): # yields bytes, `CHUNK` at most
     "The decompressed content of a file, piece by piece; raises `UserError`."
-    size = 0
+    size, begin = 0, 0 # of the line that is read, and where it begins in the file
     try:
         with open(path, "rb") as f:
             if path.suffix in COMPRESSED and not f.peek(1): raise EOFError("it is empty")
             for chunk in unpack(f, path.suffix):
-                size += len(chunk)
-                check_size(path, f.tell(), size)
                 yield chunk
+                size += len(chunk)
+                if b"\n" in chunk: size, begin = 0, f.tell()
+                check_size(path, f.tell() - begin, size)
     except DAMAGED as e: raise UserError(f"{path}: {unpack_problem(path, e)}") from None
     except OSError as e: raise UserError(f"{path}: cannot be read ({e.strerror})") from None
 
@@ -145,12 +146,12 @@ def encoding_problem(raw: bytes) -> str: # for Hebrew with the likely encoding, 
 # %% ../../nbs/text/0_records.ipynb #ea090673
 MAX_DEPTH = 100 # of brackets within brackets: what is read is walked through, and walking has its limits
 
-def is_deep(found) -> bool:
+def is_deep(found: dict | list) -> bool:
     "Whether JSON is nested deeper than `MAX_DEPTH`."
     level = [found]
     for _ in range(MAX_DEPTH):
-        inner = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list)))
-        level = list(itertools.chain.from_iterable(inner))
+        inner = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [v for v in itertools.chain.from_iterable(inner) if isinstance(v, (dict, list))]
         if not level: return False
     return True
 
@@ -229,7 +230,7 @@ def record_files(paths, # a file, a folder, or a list of them
     "The files to read, in order; raises `UserError`."
     if isinstance(paths, (list, tuple)): return [f for p in paths for f in record_files(p)]
     path = resolve(paths)
-    if not path.exists(): raise UserError(f"{path}: no such file or folder")
+    if not os.path.exists(path): raise UserError(f"{path}: no such file or folder")
     if path.is_file(): return [path]
     try: files = sorted(filter(is_record_file, path.iterdir()))
     except OSError as e: raise UserError(f"{path}: cannot be read ({e.strerror})") from None
@@ -264,7 +265,7 @@ def read_bytes(path: Path, most: int=0) -> bytes: # most: bytes; 0: `MAX_LINE`
     return bytes(raw)
 
 # %% ../../nbs/text/0_records.ipynb #07b64104
-MAX_ASIDE = 100_000
+MAX_ASIDE = 10_000
 
 def keep_good(rows, # of (file, line number, its bytes, dict or what is wrong)
               quarantine: list): # yields dicts
