@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CHUNK', 'MAX_WINDOW', 'BEGINNINGS', 'COMPRESSED', 'DAMAGED', 'MUCH', 'BOMB', 'MAX_LINE', 'MAX_DEPTH', 'TOO_LONG',
            'RECORD_FORMATS', 'MAX_ASIDE', 'COMPRESS', 'decompress_zstd', 'unpack', 'unpack_problem', 'check_size',
-           'read_chunks', 'Quarantine', 'readable', 'quarantine_line', 'put_aside_text', 'warn_quarantined',
-           'print_quarantined', 'read_lines', 'likely_encoding', 'encoding_problem', 'is_deep', 'parse_object',
-           'is_unicode', 'unicode_problem', 'text_problem', 'parse_record', 'parse_text', 'read_blocks',
+           'check_ordinary', 'read_chunks', 'Quarantine', 'readable', 'quarantine_line', 'put_aside_text',
+           'warn_quarantined', 'print_quarantined', 'read_lines', 'likely_encoding', 'encoding_problem', 'is_deep',
+           'parse_object', 'is_unicode', 'unicode_problem', 'text_problem', 'parse_record', 'parse_text', 'read_blocks',
            'is_record_file', 'record_files', 'source_name', 'as_text', 'complete_record', 'read_bytes', 'keep_good',
            'parse_file', 'read_file', 'read_records', 'source_files', 'parse_objects', 'read_objects', 'parse_example',
            'read_checked', 'pack_gzip', 'pack_zstd', 'RecordWriter', 'write_records']
@@ -66,9 +66,16 @@ def check_size(path: Path, packed: int, size: int): # bytes read for a line, and
     raise UserError(f"{path}: {packed:,} bytes unpack to a line of more than {size:,}, as no text does; "
                     "unpack it yourself if it is right")
 
+# %% ../../nbs/text/0_records.ipynb #ce27d7be
+def check_ordinary(path: Path):
+    "Refuse what is there and is no ordinary file; raises `UserError`."
+    if path.is_fifo() or path.is_char_device():
+        raise UserError(f"{path}: a pipe or a device; write what it gives to a file, and give that")
+
 # %% ../../nbs/text/0_records.ipynb #4294b149
 def read_chunks(path: Path): # yields bytes, `CHUNK` at most
     "The decompressed content of a file, piece by piece; raises `UserError`."
+    check_ordinary(path)
     size, begin = 0, 0 # of the line that is read, and where it begins in the file
     try:
         with open(path, "rb") as f:
@@ -231,7 +238,7 @@ def record_files(paths, # a file, a folder, or a list of them
     if isinstance(paths, (list, tuple)): return [f for p in paths for f in record_files(p)]
     path = resolve(paths)
     if not os.path.exists(path): raise UserError(f"{path}: no such file or folder")
-    if path.is_file(): return [path]
+    if not path.is_dir(): return [path]
     try: files = sorted(filter(is_record_file, path.iterdir()))
     except OSError as e: raise UserError(f"{path}: cannot be read ({e.strerror})") from None
     if files: return files
