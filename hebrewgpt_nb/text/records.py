@@ -176,16 +176,19 @@ def parse_object(raw: bytes, # one line of a file
     return f"nested deeper than {MAX_DEPTH}" if is_deep(found) else found
 
 # %% ../../nbs/text/0_records.ipynb #29e717d1
-def is_unicode(found) -> bool: # strings, and what holds them
+def is_unicode(found) -> bool: # a string, or what holds some
     "Whether all texts can be written."
-    try: json.dumps(found, ensure_ascii=False).encode()
+    if isinstance(found, dict): found = [*found, *found.values()]
+    if isinstance(found, list): return all(map(is_unicode, found))
+    try:
+        if isinstance(found, str): found.encode()
     except UnicodeEncodeError: return False
     return True
 
 def unicode_problem(found: dict) -> str | None:
     "Which field holds half of a surrogate pair, if one does."
-    if is_unicode(found): return None
-    field = next(k for k, v in found.items() if not is_unicode({k: v}))
+    field = next((k for k, v in found.items() if not is_unicode([k, v])), None)
+    if field is None: return None
     return f"{field.encode('utf8', 'replace').decode()[:40]} is not Unicode (half a surrogate pair)"
 
 # %% ../../nbs/text/0_records.ipynb #5e1a000f
@@ -194,7 +197,6 @@ def text_problem(text) -> str | None:
     if text is None: return "no text"
     if not isinstance(text, str): return "text is not a string"
     if not text.strip(): return "empty text"
-    return unicode_problem(dict(text=text))
 
 # %% ../../nbs/text/0_records.ipynb #d858fe1d
 def parse_record(raw: bytes, # one line of a file
