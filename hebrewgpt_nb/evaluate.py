@@ -13,6 +13,7 @@ from pathlib import Path
 from .bundle import find_bundle, load_bundle
 from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveInt, RunFolder
 from .core import Progress, UserError, cli, pick_device, read_json, resolve, stage, write_atomic, write_json
+from .text.records import print_quarantined
 from .tasks import Inputs, count_items, headlines, measure, take_evenly
 
 # %% ../nbs/06_eval.ipynb #435fdec2
@@ -181,6 +182,7 @@ def evaluate(run: RunFolder = "runs/nb/eval", # where to write: report.json, rep
     test = str(find_test(sft, bundle))
     inputs, reports = Inputs(data, test, choices, examples, generations, max_new_tokens, seed, context), {}
     with Progress(run, "evaluate", 2 * count_items(inputs)) as tick:
+        print_quarantined("evaluate", inputs.quarantine)
         for name, path in models.items():
             reports[name] = measure(*load_model(path, device, dtype), inputs, lambda n: tick(n, note=name))
     return write_report(resolve(run), reports)

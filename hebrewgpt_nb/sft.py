@@ -27,7 +27,8 @@ from .core import UserError, cli, pick_device, read_jsonl, resolve, sample_dir, 
 from .core import write_atomic
 
 # %% ../nbs/05_sft.ipynb #c2b5b5ec
-from .text.records import Quarantine, parse_example, read_checked, record_files, write_records
+from .text.records import Quarantine, parse_example, print_quarantined, read_checked, record_files
+from .text.records import source_name, write_records
 from .training.loop import Training, autocast, fit
 from .training.optim import make_optimizer, schedule
 from .training.rows import Batch
@@ -47,8 +48,8 @@ def read_examples(paths, # a file, a folder, or a list of them
     "Instruction examples from JSONL files; a task that is not named is the file's."
     examples = []
     for path in record_files(paths):
-        task = path.name.split(".")[0]
-        examples += [e | {"task": e["task"] or task} for e in read_checked(path, parse_example, quarantine)]
+        task = source_name(path)
+        examples += [e | {"task": e["task"].strip() or task} for e in read_checked(path, parse_example, quarantine)]
     return examples
 
 # %% ../nbs/05_sft.ipynb #d0e561d9
@@ -119,8 +120,10 @@ def curriculum(data: str, phase1: str, phase2: str, # as the stage takes them
                quarantine: Quarantine) -> list[list[dict]]: # the examples of each phase, one or two
     "The examples, simple ones first."
     named = phase_files(data, phase1, phase2)
-    if all(named): return [read_examples(files, quarantine) for files in named]
-    return order_by_answers(read_examples(examples_folder(data), quarantine))
+    if all(named): phases = [read_examples(files, quarantine) for files in named]
+    else: phases = order_by_answers(read_examples(examples_folder(data), quarantine))
+    print_quarantined("sft", quarantine)
+    return phases
 
 # %% ../nbs/05_sft.ipynb #9d30725d
 def why_left_out(tok: Tokenizer, e: dict, context: int) -> str: # empty: it is used

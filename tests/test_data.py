@@ -25,6 +25,8 @@ def record(n, text=None, source="news"):
 def test_drop_reasons():
     assert drop_reason("הילדים יצאו אל החצר ושיחקו") is None
     assert drop_reason("שלום") == "too little Hebrew"
+    assert drop_reason("האוניברסיטה העברית בירושלים") == "fewer than five words" # and does not repeat itself
+    assert drop_reason("האוניברסיטה העברית נמצאת בהר הצופים") is None
     assert drop_reason("The children went out to play " * 9 + "הילדים יצאו אל החצר ושיחקו") == "mostly not Hebrew"
 
 def visual(text, whole):
@@ -165,6 +167,69 @@ def test_broken_evaluation_items_are_counted(tmp_path):
     (tmp_path/"in/eval/quiz.jsonl").write_text("broken\n" + json.dumps(dict(question=prose(0))))
     prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))
     assert [(q["file"].rsplit("/", 1)[1], q["line"]) for q in map(json.loads, open(tmp_path/"out/quarantine.jsonl"))] == [("quiz.jsonl", 1)]
+
+def test_evaluation_items_may_be_a_file_packed_or_not(tmp_path):
+    question = prose(0, 24)
+    write_records(tmp_path/"in/a.train.jsonl", [record(n) for n in range(1, 9)] + [record(0, question)])
+    write_records(tmp_path/"items/quiz.jsonl", [dict(question=question)])
+    write_records(tmp_path/"packed/quiz.jsonl.zst", [dict(question=question)])
+    (tmp_path/"words").mkdir()
+    (tmp_path/"words/quiz.txt").write_text(question, encoding="utf8")
+    for n, evals in enumerate(("items/quiz.jsonl", "items", "packed", "packed/quiz.jsonl.zst", "words")):
+        totals = prepare_data(run=str(tmp_path/f"out{n}"), data=str(tmp_path/"in"), evals=str(tmp_path/evals))
+        assert totals["dropped"] == 1, evals
+    (tmp_path/"none").mkdir()
+    with pytest.raises(UserError, match="none: holds no records; expected files"): prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"), evals=str(tmp_path/"none"))
+
+def test_half_a_surrogate_pair_does_not_end_the_job(tmp_path, capsys):
+    lines = [record(n) for n in range(9)] + [record(9) | {field: "\ud83d"} for field in ("id", "text", "source", "license")]
+    (tmp_path/"in/pretrain").mkdir(parents=True)
+    (tmp_path/"in/eval").mkdir()
+    (tmp_path/"in/pretrain/a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    (tmp_path/"in/eval/quiz.jsonl").write_text(json.dumps(dict(question="\ud83d")) + "\n" + json.dumps(dict(question=None, choices=[["שלום"]])))
+    totals = prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))
+    assert (totals["read"], totals["quarantined"]) == (13, 4)
+    assert [(q["file"].rsplit("/", 1)[1], q["line"]) for q in map(json.loads, open(tmp_path/"out/quarantine.jsonl"))] == [("a.jsonl", n) for n in range(10, 14)] + [("quiz.jsonl", 1)]
+    said = capsys.readouterr().out
+    assert "prepare_data: 5 lines put aside (" in said and "license is not Unicode (half a surrogate pair): 1" in said and "a.jsonl:10" in said
+
+def test_file_whose_name_is_not_unicode_is_cleaned(tmp_path):
+    write_records(tmp_path/"a.jsonl", [record(n) for n in range(9)])
+    os.mkdir(tmp_path/"in")
+    os.rename(tmp_path/"a.jsonl", os.fsencode(tmp_path) + b"/in/\xe7.jsonl")
+    assert prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))["read"] == 9
+    assert list(read_json(tmp_path/"out/report.json")["sources"]) == ["\ufffd"]
+
+def test_run_must_not_be_the_folder_of_the_file_that_is_read(tmp_path):
+    write_records(tmp_path/"a.train.jsonl.zst", [record(n) for n in range(9)])
+    before = (tmp_path/"a.train.jsonl.zst").read_bytes()
+    with pytest.raises(UserError, match="give another folder"): prepare_data(run=str(tmp_path), data=str(tmp_path/"a.train.jsonl.zst"))
+    assert (tmp_path/"a.train.jsonl.zst").read_bytes() == before
+
+def test_report_of_another_stage_is_not_taken_for_ours(tmp_path):
+    write_records(tmp_path/"in/a.jsonl", [record(n) for n in range(9)])
+    for report in ('{"base": {}}', "[]", '{"sources": 7}'):
+        (tmp_path/"out").mkdir(exist_ok=True)
+        (tmp_path/"out/report.json").write_text(report)
+        with pytest.raises(UserError, match="report.json: not written by this stage"): prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))
+    (tmp_path/"b.train.jsonl.zst").touch()
+    (tmp_path/"out/report.json").write_text('{"sources": {"../b": 1}}') # nothing outside the folder is removed
+    assert prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))["read"] == 9 and (tmp_path/"b.train.jsonl.zst").exists()
+
+UNGUARDED = """
+import sys
+from hebrewgpt_nb.data import prepare_data
+prepare_data(run=sys.argv[1], data=sys.argv[2])
+"""
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one process does it all")
+def test_script_without_a_guard_is_told_so(tmp_path):
+    write_records(tmp_path/"in/a.jsonl", [record(n, prose(n) * 100) for n in range(90)]) # enough for several processes
+    (tmp_path/"mine.py").write_text(UNGUARDED)
+    done = subprocess.run([sys.executable, tmp_path/"mine.py", tmp_path/"out", tmp_path/"in"], capture_output=True, text=True, timeout=120)
+    assert done.returncode and "FileNotFoundError" not in done.stderr
+    assert "error: put what this script does below `if __name__ == '__main__':`" in done.stderr
+    assert "UserError: a worker process died: out of memory, or the work was begun in a script outside" in done.stderr.splitlines()[-1]
 
 # -- a kill
 

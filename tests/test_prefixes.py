@@ -97,7 +97,10 @@ def test_job_learns_from_a_treebank(tmp_path):
     lines = [row.format(b, s, f'["{b}", "{s}"]' if b == "ב" else f'["{b}{s}"]', '["ADP", "NOUN"]' if b == "ב" else '["NOUN"]') for b in "במ" for s in stems]
     (tmp_path/"segmentation_toy.jsonl").write_text("".join(lines), encoding="utf8")
     (tmp_path/"a.train.jsonl").write_text('{"text": "' + " ".join((s + " ")*4 + ("ב" + s + " ")*3 + ("מ" + s + " ")*3 for s in stems) + '"}\n', encoding="utf8")
-    report = make_prefixes(run=str(tmp_path/"run"), data=str(tmp_path/"a.train.jsonl"), gold=str(tmp_path))
+    bad = ["not json", "{}", '{"surface": null}', '{"surface": "מה", "segments": 7}', '{"surface": "\\ud83d", "segments": ["א"]}', '{"surface": "מה", "segments": ["מה"], "upos": [7]}']
+    with open(tmp_path/"segmentation_toy.jsonl", "a", encoding="utf8") as f: f.write("\n".join(bad) + "\n")
+    with pytest.warns(UserWarning, match=r"6 lines put aside \(not JSON: 1, no surface: 2, .*segmentation_toy.jsonl:33"):
+        report = make_prefixes(run=str(tmp_path/"run"), data=str(tmp_path/"a.train.jsonl"), gold=str(tmp_path))
     assert report["toy"]["F1"] > .9 and report["toy"]["words"] == sum(is_held_out(b + s) for b in "במ" for s in stems) > 5
 
 @pytest.mark.skipif(not GOLD, reason="the larger data is not there")
