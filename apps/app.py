@@ -2,6 +2,8 @@
 import os
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"} # read when gradio is imported: the page and the server ask nobody else
 import argparse, html, sys, time
+from functools import partial
+from itertools import zip_longest
 import gradio as gr
 import torch
 from hebrewgpt_nb.bundle import SAMPLING, find_bundle, load_bundle
@@ -64,6 +66,12 @@ class Bot:
         bpb = bpb.get("macro") if isinstance(bpb, dict) else bpb
         return " · ".join(figures if bpb is None else [*figures, f"{bpb:.3f} ביטים לבייט בטקסטים שלא ראה"])
 
+def side_by_side(base: Bot, instruct: Bot, *asked): # as of `Bot.answer`
+    "Both answers so far, to one question: two events of one click run one after the other, and the second reads the fields anew."
+    shown = "", ""
+    for texts in zip_longest(base.answer(*asked), instruct.answer(*asked)):
+        yield (shown := tuple(new or old for new, old in zip(texts, shown)))
+
 def bubble(role: str, text: str) -> dict:
     "A message whose text is shown as it is: without Markdown Gradio still takes `<b>` for HTML."
     return dict(role=role, content=html.escape(text, quote=False))
@@ -96,11 +104,12 @@ def build_app(base: str, instruct: str) -> gr.Blocks: # two bundles, or runs tha
                 compare, halt = gr.Button("השוואה", variant="primary", min_width=80), gr.Button("עצירה", min_width=80)
             with gr.Row():
                 columns = [gr.Textbox(label=label, rtl=True, lines=8, max_lines=20, min_width=260, interactive=False, elem_id=name) for label, name in (("מודל הבסיס", "base"), ("מודל ההוראות", "instruct"))]
-            runs = [gr.on([compare.click, instruction.submit], bot.answer, [instruction, given, *settings], column, concurrency_id=column.elem_id, show_progress="hidden", **alone)
-                    for bot, column in zip((base, instruct), columns)]
-            halt.click(None, cancels=runs)
+            both = gr.on([compare.click, instruction.submit], partial(side_by_side, base, instruct), [instruction, given, *settings], columns, concurrency_id="instruct", show_progress="hidden", **alone)
+            halt.click(None, cancels=[both])
         with gr.Accordion("הגדרות דגימה (לשתי הלשוניות)", open=False), gr.Row():
             for setting in settings: setting.render()
+        for field in (instruction, given, *settings): # when a tab or an accordion first opens, Gradio sets its fields, a frame later, to the values it knows: let it know what was typed by then
+            field.change(None, field, field, js="typed => typed", queue=False, api_visibility="private")
     return app.queue(max_size=MAX_WAITING, api_open=False)
 
 def serve(base: str, instruct: str, host: str, port: int):

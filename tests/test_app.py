@@ -1,5 +1,5 @@
 "The app as a visitor meets it: a server of its own, Chromium, Hebrew from right to left, and nobody else asked."
-import importlib.util, os, re, shutil, socket, subprocess, sys, time, urllib.request
+import importlib.util, json, os, re, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 import pytest, torch
 from hebrewgpt_nb.bundle import SAMPLING, load_bundle, save_bundle
@@ -73,7 +73,7 @@ def test_the_page_is_built(app, bundles):
     page = app.build_app(*bundles)
     listeners = [f for f in page.fns.values() if f.fn and f.queue]
     assert isinstance(page, gr.Blocks) and page._queue.max_size == app.MAX_WAITING
-    assert [(f.concurrency_id, f.concurrency_limit) for f in listeners if f.concurrency_id in ("base", "instruct")] == [("instruct", 1), ("base", 1), ("instruct", 1)]
+    assert [(f.concurrency_id, f.concurrency_limit) for f in listeners if f.concurrency_id in ("base", "instruct")] == [("instruct", 1), ("instruct", 1)]
 
 def test_the_numbers_of_a_model(app, bundles, bot):
     assert "1.234 ביטים לבייט" in app.Bot(bundles[0]).facts() and "ביטים" not in bot.facts()
@@ -99,6 +99,12 @@ def test_what_cannot_be_asked_is_said_in_hebrew(bot, text, said):
     assert [said in t for t in bot.answer(text)] == [True]
 
 def test_the_input_counts_too(bot): assert next(bot.answer(ASK, LONG)).startswith(f"הטקסט ארוך מדי: {len(ASK + LONG):,} תווים")
+
+def test_both_answers_are_to_one_question(app, bot, bundles):
+    base = app.Bot(bundles[0])
+    shown = list(app.side_by_side(base, bot, ASK, "", 0, 1, 20, 0))
+    assert shown[-1] == tuple([*b.answer(ASK, "", 0, 1, 20, 0)][-1] for b in (base, bot))
+    assert all(shown[0]) and all(len(old) <= len(new) for before, after in zip(shown, shown[1:]) for old, new in zip(before, after))
 
 def test_limits_of_length_and_time(app, bot, monkeypatch):
     monkeypatch.setattr(app, "MAX_NEW", 3)
@@ -231,6 +237,25 @@ def test_two_answers_side_by_side(page, bundles):
     assert page.input_value("#base textarea") != page.input_value("#instruct textarea")
     base, instruct = page.locator("#base").bounding_box(), page.locator("#instruct").bounding_box()
     assert base["x"] > instruct["x"] if page.viewport_size["width"] > 600 else base["y"] < instruct["y"] # the first is to the right, or above
+
+@pytest.mark.browser
+def test_what_was_typed_is_asked_however_late_the_page_draws(page, bundles):
+    "On a busy machine: fields that open for the first time keep what is typed at once, and both answers are to it."
+    sent = []
+    page.on("request", lambda r: sent.append(json.loads(r.post_data)["data"]) if r.url.split("?")[0].endswith("/queue/join") else None)
+    page.evaluate("() => { const draw = requestAnimationFrame; window.requestAnimationFrame = f => setTimeout(() => draw(f), 400) }")
+    page.get_by_role("tab", name="בסיס מול הוראות").click()
+    page.fill("#instruction textarea", HOSTILE)
+    page.get_by_text("הגדרות דגימה").click()
+    length = page.locator("input[type=number]").nth(2)
+    length.fill("30")
+    length.press("Tab")
+    page.wait_for_timeout(1500)
+    page.get_by_role("button", name="השוואה").click()
+    page.fill("#instruction textarea", "משהו אחר") # too late for this answer
+    for name, bundle in zip(("base", "instruct"), bundles):
+        until(page, lambda: page.input_value(f"#{name} textarea"), words(expected(bundle, HOSTILE, max_new_tokens=30)))
+    assert sent == [[HOSTILE, "", .8, .95, 30, 0]]
 
 @pytest.mark.browser
 def test_an_answer_is_stopped(page, bundles):

@@ -6,6 +6,7 @@ import numpy as np, pytest, torch, yaml
 from safetensors.torch import load_file
 from hebrewgpt_nb.bundle import load_bundle
 from hebrewgpt_nb.core import UserError, read_json, read_jsonl
+from hebrewgpt_nb.engine.cpu import has_library, kernel_identity
 from hebrewgpt_nb.metrics import score_answers, score_texts
 from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.training.optim import make_optimizer, schedule
@@ -76,6 +77,22 @@ def test_a_checkpoint_of_another_run_is_refused(made, tmp_path):
     folder, given = made
     kill_at(tmp_path/"run", tmp_path/"run"/"metrics.jsonl", 10, command("pretrain", run=tmp_path/"run", **given, **SMALL))
     with pytest.raises(UserError, match="lr was 0.02, is 0.01"): pretrain(run=str(tmp_path/"run"), **given, **SMALL, lr=.01)
+
+
+def test_a_run_goes_on_with_other_kernels_only_if_that_was_chosen(tmp_path, monkeypatch, capsys):
+    "Stopped, and resumed where no C compiler is, or the other way."
+    row = np.random.default_rng(0).integers(4, 300, (1, 33))
+    def train(steps): return fit(fresh(), lambda step: [make_batch(row, 2)], tmp_path, dict(lr=.02), steps, lambda s: 1., save_every=1)
+    train(2)
+    here, other = kernel_identity(), "PyTorch alone" if has_library() else "C 0123abcd"
+    monkeypatch.setattr("hebrewgpt_nb.training.loop.kernel_identity", lambda device: other)
+    with pytest.raises(UserError, match=rf"00000002.pt: trained with the kernels {re.escape(here)}, and {other} run here, .* apt install gcc.* HEBREWGPT_KERNELS=any"): train(3)
+    monkeypatch.setenv("HEBREWGPT_KERNELS", "any")
+    assert train(3).step == 3 and f"trained with the kernels {here}, and {other} run here" in capsys.readouterr().out
+    monkeypatch.delenv("HEBREWGPT_KERNELS")
+    assert train(4).step == 4 # now it is a run of those
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=f"trained with the kernels {other}"): train(5)
 
 
 def test_a_torn_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, capsys):
