@@ -92,7 +92,7 @@ def fits(component, value) -> bool:
 class Door:
     "Lets in what the page itself asks for; anything else is refused in one line before Gradio sees it."
     READ = re.compile(r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)|/(assets|static|svelte)/.+|/gradio_api/(info|startup-events|queue/data|heartbeat/[\w-]+)/?")
-    WRITTEN = ("/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/cancel")
+    WRITTEN = ("/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/cancel", "/gradio_api/reset")
     def __init__(self, app, page: gr.Blocks): self.app, self.page = app, page
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http": return await self.app(scope, receive, send)
@@ -120,7 +120,7 @@ class Door:
     def wrong(self, path: str, body: bytes) -> str: # "" if nothing
         "What is wrong with a question."
         if len(body) > MAX_BYTES: return f"הבקשה ארוכה מדי: אפשר לשלוח עד {MAX_BYTES:,} בתים."
-        if path.endswith("/cancel"): return ""
+        if path.endswith(("/cancel", "/reset")): return ""
         try: asked = json.loads(body)
         except (ValueError, RecursionError): return "הבקשה אינה JSON תקין."
         match asked:

@@ -9,7 +9,7 @@ __all__ = ['ABOVE_0', 'FROM_0', 'A_SHARE', 'A_FOLDER', 'AN_INPUT', 'PositiveInt'
            'replace_folder', 'fingerprint', 'sha256_file', 'Rule', 'is_input', 'is_folder_name', 'base_type',
            'rules_of', 'check_value', 'kinds_of', 'inputs_of', 'check_parameters', 'stage_key', 'read_stamp',
            'run_stage', 'stage', 'module_name', 'help_of', 'yes_or_no', 'parser_of', 'cli', 'Progress', 'rtl',
-           'pick_device']
+           'drawable', 'plot_label', 'pick_device']
 
 # %% ../nbs/core/0_core.ipynb #76db2fb6
 import argparse, ast, functools, hashlib, inspect, json, math, os, re, shutil, sys, time, typing
@@ -312,6 +312,17 @@ class rtl:
         import html
         style = "text-align:right;white-space:pre-wrap"
         return "".join(f'<p dir="rtl" style="{style}">{html.escape(t)}</p>' for t in self.texts)
+
+# %% ../nbs/core/0_core.ipynb #095b06a0
+@functools.cache
+def drawable() -> frozenset: # code points
+    "The characters of the font that matplotlib brings."
+    from matplotlib import font_manager # here, for those who draw
+    return frozenset(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())
+
+def plot_label(text: str) -> str:
+    "Text as a plot shall draw it: dollars are dollars, and what has no glyph is its code point."
+    return "".join(c if ord(c) in drawable() else f"⟨{ord(c):X}⟩" for c in text).replace("$", r"\$")
 
 # %% ../nbs/core/0_core.ipynb #0b3ba6b8
 def pick_device(device: str="auto") -> str: # cpu or cuda
