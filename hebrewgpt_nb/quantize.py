@@ -315,7 +315,7 @@ def unpack(model: HebrewGPT) -> HebrewGPT: # the same one if nothing is packed
     layers = {name: m for name, m in model.named_modules() if isinstance(m, PackedLinear)}
     if not layers: return model
     if any(hasattr(m, "lora_A") for m in model.modules()):
-        raise UserError("the model is packed and has an adapter: merge the adapter, then save or export the merged model")
+        raise UserError("the packed model has an adapter: merge the adapter, then save or export that")
     weights = dict(model.named_parameters())
     for name, layer in layers.items(): weights |= widened(name, layer)
     with torch.device("meta"): plain = HebrewGPT(model.cfg)
