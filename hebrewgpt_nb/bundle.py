@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from .core import UserError, pick_device, read_json, replace_folder, resolve, sha256_file, write_json
 from .model import HebrewGPT, ModelConfig
-from .quantize import quantize_for_decoding
+from .quantize import quantize_for_decoding, unpack
 from .tokenizer import Tokenizer, format_prompt
 
 # %% ../nbs/engine/6_bundle.ipynb #4565ed0f
@@ -39,7 +39,7 @@ def write_files(model: HebrewGPT, tok: Tokenizer, folder: Path, info: dict):
         sha256={name: sha256_file(folder/name) for name in SUMMED}, info=info))
 
 # %% ../nbs/engine/6_bundle.ipynb #3be1e62e
-def save_bundle(model: HebrewGPT, # its weights are saved in their dtype
+def save_bundle(model: HebrewGPT, # its weights are saved in their dtype; of a packed one, in float32
                 tok: Tokenizer,
                 out_dir: str | Path, # replaced if it is there
                 **info, # where it comes from: anything that JSON holds
@@ -54,7 +54,7 @@ def save_bundle(model: HebrewGPT, # its weights are saved in their dtype
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    write_files(model, tok, part, info)
+    write_files(unpack(model), tok, part, info)
     return replace_folder(part, out)
 
 # %% ../nbs/engine/6_bundle.ipynb #291c2eac

@@ -2,7 +2,7 @@
 import importlib, inspect, json, os, re, subprocess, sys
 from pathlib import Path
 import pytest
-from hebrewgpt_nb.core import Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, UserError, check_parameters, check_value, stage, stage_key, read_stamp, write_atomic
+from hebrewgpt_nb.core import Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, UserError, check_parameters, check_value, plot_label, stage, stage_key, read_stamp, write_atomic
 from hebrewgpt_nb.jobs import STAGES
 
 ROOT = Path(__file__).parent.parent
@@ -98,3 +98,26 @@ def test_a_changed_input_is_seen(tmp_path):
     write_atomic(source, "שלום רב")
     assert work(run=str(tmp_path/"r"), data=str(source)) == {"n": 7}
     assert set(stage_key(work, dict(data=str(source)))) == {"run", "data", "data@"}
+
+def ink(text):
+    "The picture of a label that ends at a fixed place."
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    import numpy as np
+    fig = Figure(figsize=(3, 1), dpi=100)
+    fig.text(.9, .5, text, ha="right", va="baseline", fontsize=30)
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., 0] < 128
+
+def test_hebrew_is_drawn_from_right_to_left():
+    "In a word the first letter stands at the right end, as it does alone."
+    alone, word = ink(plot_label("ש")), ink(plot_label("שווו"))
+    place = slice(alone.any(0).argmax() + 2, None) # its columns
+    assert word[:, place].any() and (alone[:, place] ^ word[:, place]).sum() < .1 * alone[:, place].sum()
+
+def test_a_label_has_no_box_and_no_formula(recwarn):
+    labels = ["ה\ue000", "א\n", "🙂", "漢", "$x^2$", "5$", r"\$a$", "a$b$c_{", "", "וְאֵת ₪"]
+    for label in labels: assert ink(plot_label(label)).any() == bool(label)
+    assert not [str(w.message) for w in recwarn if "missing from" in str(w.message)]
+    assert plot_label("וְאֵת ₪") == "וְאֵת ₪" and plot_label("ה\ue000") == "ה⟨E000⟩"

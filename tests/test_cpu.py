@@ -8,7 +8,7 @@ from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.engine import cpu
 from hebrewgpt_nb.engine.cpu import MIN_MACS, MATVEC_MAX_ROWS, Matrix, gemm, library, linear, matvec
 from hebrewgpt_nb.generate import next_logits
-from hebrewgpt_nb.model import Linear
+from hebrewgpt_nb.engine.blocks import Linear
 from hebrewgpt_nb.quantize import DTYPES, quantize_for_decoding
 from conftest import small
 
