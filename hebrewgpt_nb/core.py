@@ -8,11 +8,11 @@ __all__ = ['ABOVE_0', 'FROM_0', 'A_SHARE', 'A_FOLDER', 'AN_INPUT', 'PositiveInt'
            'resolve', 'sample_dir', 'real_data_dir', 'write_atomic', 'write_json', 'read_json', 'read_jsonl',
            'replace_folder', 'fingerprint', 'sha256_file', 'Rule', 'is_input', 'is_folder_name', 'base_type',
            'rules_of', 'check_value', 'kinds_of', 'inputs_of', 'check_parameters', 'stage_key', 'read_stamp',
-           'run_stage', 'stage', 'module_name', 'help_of', 'yes_or_no', 'parser_of', 'cli', 'Progress', 'rtl',
-           'drawable', 'plot_label', 'pick_device']
+           'run_stage', 'refuse_reimport', 'stage', 'module_name', 'help_of', 'yes_or_no', 'parser_of', 'cli',
+           'Progress', 'rtl', 'drawable', 'plot_label', 'pick_device']
 
 # %% ../nbs/core/0_core.ipynb #76db2fb6
-import argparse, ast, functools, hashlib, inspect, json, math, os, re, shutil, sys, time, typing
+import argparse, ast, functools, hashlib, inspect, json, math, multiprocessing, os, re, shutil, sys, time, typing
 from pathlib import Path
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -216,11 +216,19 @@ def run_stage(fn, # the function of a stage
     for old in [*run.rglob("checkpoints")]: shutil.rmtree(old) # of no use once the result stands
     return result
 
+# %% ../nbs/core/0_core.ipynb #3c5f0bac
+def refuse_reimport():
+    "End a process that begins again, by importing it, the script that started it."
+    if not getattr(multiprocessing.current_process(), "_inheriting", False): return
+    raise SystemExit("error: put what this script does below `if __name__ == '__main__':`, "
+                     "for the processes that help it import it")
+
 # %% ../nbs/core/0_core.ipynb #356e2b4d
 def stage(fn):
     "Make `fn(run=..., **parameters) -> dict` a stage: checked, stamped, reused."
     @functools.wraps(fn)
     def wrapped(**given):
+        refuse_reimport()
         key = stage_key(fn, given)
         stamp = read_stamp(key["run"])
         if not stamp or stamp["key"] != key: return run_stage(fn, key)

@@ -103,10 +103,10 @@ def hebrew_strings(item) -> list[str]: # every string with Hebrew in it, however
 # %% ../nbs/00_data.ipynb #023adeaf
 def eval_texts(evals: Path, # a folder, or a file; of items in JSON lines, or plain texts
                quarantine: list): # yields str
-    "All texts of the evaluation items; raises `UserError` if no file can be read."
+    "All texts of the evaluation items, cleaned as the training text is; raises `UserError` if no file can be read."
     for file in record_files(evals):
         read = read_file if ".txt" in file.suffixes else read_objects
-        for item in read(file, quarantine): yield from hebrew_strings(item)
+        for item in read(file, quarantine): yield from map(clean_text, hebrew_strings(item))
 
 # %% ../nbs/00_data.ipynb #a7fb9d8a
 def held_out(files: list[CleanedFile], evals: Path | None, quarantine: list) -> HeldOut:
