@@ -6,7 +6,7 @@
 __all__ = ['Niqqud', 'is_validation', 'CleanedFile', 'choose_validation', 'comparison_order', 'number_documents',
            'find_duplicates', 'hebrew_strings', 'eval_texts', 'held_out', 'filter_document', 'new_counts',
            'CorpusReport', 'CorpusWriter', 'show_originals', 'save_statistics', 'write_report', 'sum_report',
-           'remove_earlier', 'eval_folder', 'clean_files', 'write_corpus', 'prepare_data']
+           'earlier_files', 'remove_earlier', 'eval_folder', 'clean_files', 'write_corpus', 'prepare_data']
 
 # %% ../nbs/00_data.ipynb #fa0fb945
 import contextlib, hashlib, itertools, shutil
@@ -17,7 +17,7 @@ import numpy as np
 
 # %% ../nbs/00_data.ipynb #024f34a3
 from .core import InputPath, NonNegativeInt, Progress, RunFolder, Share, UserError
-from .core import cli, read_json, resolve, sample_dir, stage, write_json
+from .core import cli, read_json, resolve, sample_dir, stage, work_folder, write_json
 from .text.clean import HEBREW, clean_text, letters_of
 from .text.copies import HeldOut, cut_overlaps, near_duplicates, overlap_mask
 from .text.filter import RULES, clean_file, cleaning_pool, preview
@@ -225,13 +225,14 @@ def sum_report(sources: dict, # of `write_report`
                 words_cut=sum(c["cut"].get("words", 0) for c in counts), **kept)
 
 # %% ../nbs/00_data.ipynb #230a2b8a
-def remove_earlier(run: Path, # a run's folder
-                  ):
+def earlier_files(run: Path) -> list[Path]: # of a run's folder
+    "The records that an earlier job left there, by its report."
+    sources = read_json(run/"report.json")["sources"] if (run/"report.json").exists() else []
+    return [run/f"{source}.{role}.jsonl.zst" for source in sources for role in ("train", "valid")]
+
+def remove_earlier(run: Path):
     "Remove the records that an earlier job left, so that no source of it survives."
-    if not (run/"report.json").exists(): return
-    for source in read_json(run/"report.json")["sources"]:
-        for role in ("train", "valid"): (run/f"{source}.{role}.jsonl.zst").unlink(missing_ok=True)
-    (run/"report.json").unlink()
+    for path in (*earlier_files(run), run/"report.json"): path.unlink(missing_ok=True)
 
 def eval_folder(data: str | Path, evals: str) -> Path | None:
     "The folder of evaluation items: the one given, or `eval/` beside the records."
@@ -262,7 +263,7 @@ def write_corpus(folder: Path, files: list[CleanedFile], held: HeldOut, quaranti
         return sum_report(write_report(corpus, files, quarantine))
 
 # %% ../nbs/00_data.ipynb #7e509777
-@stage
+@stage(earlier=earlier_files)
 def prepare_data(run: RunFolder = "runs/nb/data", # where the cleaned records go
                  data: InputPath = "", # a folder of records (or one file); empty: the sample
                  evals: InputPath = "", # folder of items that training must not hold; empty: eval/ beside the records
@@ -274,16 +275,16 @@ def prepare_data(run: RunFolder = "runs/nb/data", # where the cleaned records go
     sources, folder, quarantine = source_files(data or sample_dir()), resolve(run), Quarantine()
     if data and folder in (resolve(data), resolve(data)/"pretrain"):
         raise UserError(f"run and data are both {run}: give another folder for the result")
-    remove_earlier(folder)
-    files = clean_files(sources, folder/"work", niqqud)
+    remove_earlier(folder := work_folder(run))
+    files = clean_files(sources, folder/".work", niqqud)
     for source in sources: choose_validation([f for f in files if f.source == source], seed)
-    find_duplicates(files, folder/"work", alike)
+    find_duplicates(files, folder/".work", alike)
     held = held_out(files, eval_folder(data or sample_dir(), evals), quarantine)
     totals = write_corpus(folder, files, held, quarantine)
     if not totals["train_documents"]:
         raise UserError(f"{data}: nothing is left to train on; of {totals['read']} records {totals['quarantined']} were "
                         f"unreadable and {totals['dropped']} dropped (see {folder}/report.json)")
-    shutil.rmtree(folder/"work")
+    shutil.rmtree(folder/".work")
     return totals
 
 # %% ../nbs/00_data.ipynb #ae7df3ad

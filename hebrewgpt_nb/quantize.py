@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from .core import UserError
 from .engine.cpu import Matrix, MATVEC_MAX_ROWS, data_pointer, gemm, library, matvec
 from .engine.scan import announce
-from .model import KINDS, Attention, Block, Cache, HebrewGPT, Linear, Mamba2, RMSNorm, SwiGLU, embed_tokens
+from .model import KINDS, Attention, Block, Cache, Dropout, HebrewGPT, Linear, Mamba2, RMSNorm, SwiGLU, embed_tokens
 
 # %% ../nbs/engine/5_quantize.ipynb #cf5750b9
 def quantize_rows(weight: torch.Tensor, # (N, K)
@@ -253,7 +253,7 @@ class PackedGPT(HebrewGPT):
     def paths(self): return dict(loss="plain", decoding="one call of C" if self.step else "module by module")
 
 # %% ../nbs/engine/5_quantize.ipynb #26ceffd1
-PLAIN = (nn.Dropout, nn.Conv1d, nn.ModuleList, RMSNorm, Block, SwiGLU, *C_MIXERS,
+PLAIN = (Dropout, nn.Conv1d, nn.ModuleList, RMSNorm, Block, SwiGLU, *C_MIXERS,
          PackedGPT, PackedEmbedding, PackedLinear, PackedSwiGLU)
 
 # %% ../nbs/engine/5_quantize.ipynb #800b011e

@@ -15,7 +15,7 @@ import functools, itertools, re, zipfile, zlib
 from collections import Counter
 from pathlib import Path
 import numpy as np
-from ..core import InputPath, RunFolder, UserError, cli, read_jsonl, resolve, sample_dir, stage
+from ..core import InputPath, RunFolder, UserError, cli, read_jsonl, resolve, sample_dir, stage, work_folder
 from .clean import HEBREW, strip_niqqud
 from .records import read_records, source_files
 
@@ -369,7 +369,7 @@ def make_prefixes(run: RunFolder = "runs/nb/prefixes", # prefixes.npz goes here
     files = [file for found in source_files(data or sample_dir()).values() for file in found["train"]]
     if not files: raise UserError(f"{data}: no training records there; give the folder that prepare_data wrote")
     p = learn_prefixes(files, gold)
-    save_prefixes(p, resolve(run)/"prefixes.npz")
+    save_prefixes(p, work_folder(run)/"prefixes.npz")
     return dict(words=len(p.words)) | (measure_prefixes(p, gold) if gold else {})
 
 # %% ../../nbs/text/7_prefixes.ipynb #dd82665c

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['HashingFile', 'Storage', 'CheckpointFolder', 'CheckpointWriter', 'steps_to_keep', 'CheckpointSaver', 'ConfigMismatch',
-           'check_same_config', 'Checkpoints', 'fetch_files', 'local_copy']
+           'check_same_config', 'Checkpoints', 'is_checkpoint', 'open_checkpoint', 'fetch_files', 'local_copy']
 
 # %% ../../nbs/training/3_checkpoint.ipynb #aca72ac3
-import hashlib, json, math, os
+import hashlib, json, math, os, re
 from pathlib import Path
 import torch
 from fsspec.core import url_to_fs
@@ -53,10 +53,6 @@ class Storage:
 
     def remove(self, path: str):
         if self.fs.exists(path): self.fs.rm_file(path)
-
-    def clear(self):
-        "Remove all of it."
-        if self.fs.exists(self.root): self.fs.rm(self.root, recursive=True)
 
 # %% ../../nbs/training/3_checkpoint.ipynb #465233e5
 class CheckpointFolder(Storage):
@@ -157,6 +153,16 @@ class Checkpoints(CheckpointSaver):
                 problem = e
                 print(f"{e}; the checkpoint before it is used")
         if self.steps(): raise UserError(f"{problem}, and no other is there: delete {self.root} to start over")
+
+# %% ../../nbs/training/3_checkpoint.ipynb #984e58a7
+def is_checkpoint(path: str) -> bool: return bool(re.search(r"(^|/)[0-9]{8,}\.pt$", path))
+
+def open_checkpoint(path: str) -> tuple[Checkpoints, int]: # the folder, to be read as it is, and the step
+    "The folder that a checkpoint is in; raises `UserError`."
+    folder, _, name = path.rpartition("/")
+    saved, step = Checkpoints(folder, {}), int(name[:-3])
+    saved.key = saved.manifest(step)["key"]
+    return saved, step
 
 # %% ../../nbs/training/3_checkpoint.ipynb #c5771df9
 def fetch_files(address: str, into: Path) -> Path: # where they are now
