@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-import torch, torch.nn.functional as F
 from .core import NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, UserError
 from .core import cli, fingerprint, read_json, read_jsonl, resolve
 from .core import sample_dir, stage, work_folder, write_atomic, write_json
+import torch, torch.nn.functional as F
 from .engine.cpu import Matrix, gemm, library
 from .model import HebrewGPT, Preset, cache_bytes, compile_blocks, forward_flops, get_preset, loss_of
 

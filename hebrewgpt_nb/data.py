@@ -13,11 +13,11 @@ import contextlib, hashlib, itertools, shutil
 from collections import Counter
 from pathlib import Path
 from typing import Literal
-import numpy as np
 
 # %% ../nbs/00_data.ipynb #024f34a3
 from .core import InputPath, NonNegativeInt, Progress, RunFolder, Share, UserError
 from .core import cli, read_json, resolve, sample_dir, stage, work_folder, write_json
+import numpy as np
 from .text.clean import HEBREW, clean_text, letters_of
 from .text.copies import HeldOut, cut_overlaps, near_duplicates, overlap_mask
 from .text.filter import RULES, clean_file, cleaning_pool, preview

@@ -10,9 +10,10 @@ __all__ = ['VERDICTS', 'LEGEND', 'load_model', 'evaluate_bundle', 'compare_metri
 # %% ../nbs/06_eval.ipynb #ddaf046c
 import math
 from pathlib import Path
-from .bundle import find_bundle, load_bundle
 from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveInt, RunFolder
-from .core import Progress, UserError, cli, pick_device, read_json, resolve, stage, work_folder, write_atomic, write_json
+from .core import Progress, UserError, cli, pick_device, read_json, resolve, stage, work_folder
+from .core import write_atomic, write_json
+from .bundle import find_bundle, load_bundle
 from .tasks import Inputs, count_items, headlines, measure, take_evenly
 
 # %% ../nbs/06_eval.ipynb #435fdec2

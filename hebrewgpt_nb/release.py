@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import BambaConfig, BambaForCausalLM, LlamaConfig, LlamaForCausalLM
 from .bundle import check_weights
-from .core import UserError, read_json, replace_folder, resolve
+from .core import UserError, lock_folder, read_json, replace_folder, resolve
 from .engine.blocks import KINDS
 from .model import HebrewGPT, ModelConfig
 from .tokenizer import Tokenizer
@@ -327,9 +327,10 @@ def export_hf(model: HebrewGPT, tok: Tokenizer,
         raise UserError(f"{tok.path}: has {tok.vocab_size} pieces, but the model {pieces}; they do not belong together")
     check_out_dir(out, out_dir)
     part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    to_stock(model, tok).save_pretrained(part)
-    if fast: fast.save_pretrained(part)
-    shutil.copyfile(tok.path, part/"tokenizer.model")
-    (part/"README.md").write_text(model_card(model, tok, out.name, license), encoding="utf8")
-    return replace_folder(part, out)
+    with lock_folder(out.parent, f".{out.name}.lock"):
+        shutil.rmtree(part, ignore_errors=True)
+        to_stock(model, tok).save_pretrained(part)
+        if fast: fast.save_pretrained(part)
+        shutil.copyfile(tok.path, part/"tokenizer.model")
+        (part/"README.md").write_text(model_card(model, tok, out.name, license), encoding="utf8")
+        return replace_folder(part, out)

@@ -13,11 +13,11 @@ import hashlib, html, io, itertools, re, tempfile, zlib
 from collections import Counter
 from pathlib import Path
 from typing import Literal
-import sentencepiece
 
 # %% ../nbs/01_tokenizer.ipynb #9082f8a3
 from .core import InputPath, NonNegativeInt, PositiveInt, Progress, RunFolder, UserError
 from .core import cli, resolve, sample_dir, stage, work_folder, write_atomic
+import sentencepiece
 from .data import prepare_data
 from .text.prefixes import WORD, Prefixes, learn_prefixes, split_prefixes
 from .text.rules import AFTER_SPACE, BOUNDARY, MARK, SIGNS

@@ -14,8 +14,8 @@ __all__ = ['SLOTS', 'STACKS', 'UNITS', 'WORD', 'NEVER_SPLIT', 'BEFORE', 'AFTER',
 import functools, itertools, re, zipfile, zlib
 from collections import Counter
 from pathlib import Path
-import numpy as np
 from ..core import InputPath, RunFolder, UserError, cli, read_jsonl, resolve, sample_dir, stage, work_folder
+import numpy as np
 from .clean import HEBREW, strip_niqqud
 from .records import read_records, source_files
 

@@ -20,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 import numpy as np
 from tqdm import tqdm
-from ..core import UserError, read_json, resolve, sha256_file, write_atomic, write_json
+from ..core import UserError, lock_folder, read_json, resolve, sha256_file, write_atomic, write_json
 
 # %% ../../nbs/text/4_shards.ipynb #5517cdee
 def token_dtype(vocab_size: int) -> str:
@@ -371,11 +371,12 @@ def build_shards(records, # dicts of `text` and `source`, in the same order each
     dtype, made_by = token_dtype(tokenizer.vocab_size), tokenizer.sha256
     settings = dict(tokenizer_sha256=made_by, dtype=dtype, bos=tokenizer.bos_id, eos=tokenizer.eos_id,
                     shard_tokens=shard_tokens)
-    build = ShardBuild(resolve(out_dir), settings, tick)
-    groups = batch_records(build.new_records(records))
-    for batch, encoded in encode_batches(groups, tokenizer, workers): build.write(batch, encoded)
-    index = dict(dtype=dtype, vocab_size=tokenizer.vocab_size, tokenizer_sha256=made_by, sources=build.close())
-    write_json(build.folder/"index.json", index)
+    with lock_folder(out_dir):
+        build = ShardBuild(resolve(out_dir), settings, tick)
+        groups = batch_records(build.new_records(records))
+        for batch, encoded in encode_batches(groups, tokenizer, workers): build.write(batch, encoded)
+        index = dict(dtype=dtype, vocab_size=tokenizer.vocab_size, tokenizer_sha256=made_by, sources=build.close())
+        write_json(build.folder/"index.json", index)
     return index
 
 # %% ../../nbs/text/4_shards.ipynb #a73a1cc5
