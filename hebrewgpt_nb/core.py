@@ -4,16 +4,32 @@
 
 # %% auto #0
 __all__ = ['ABOVE_0', 'FROM_0', 'A_SHARE', 'A_FOLDER', 'AN_INPUT', 'PositiveInt', 'PositiveFloat', 'NonNegativeInt',
-           'NonNegativeFloat', 'Share', 'RunFolder', 'InputPath', 'Device', 'Dtype', 'started_as_module', 'UserError',
-           'project_root', 'resolve', 'sample_dir', 'real_data_dir', 'write_atomic', 'write_json', 'read_json',
-           'read_jsonl', 'replace_folder', 'fingerprint', 'sha256_file', 'Rule', 'is_input', 'is_folder_name',
-           'base_type', 'rules_of', 'check_value', 'kinds_of', 'inputs_of', 'check_parameters', 'stage_key',
-           'is_locked', 'lock_folder', 'work_folder', 'read_stamp', 'remove', 'remove_leftovers', 'replace_path',
-           'settle', 'run_stage', 'finished', 'run_alone', 'stage', 'module_name', 'help_of', 'yes_or_no', 'parser_of',
-           'leave_while_starting', 'cli', 'Progress', 'rtl', 'pick_device']
+           'NonNegativeFloat', 'Share', 'RunFolder', 'InputPath', 'Device', 'Dtype', 'leave_while_starting',
+           'answer_ctrl_c', 'UserError', 'project_root', 'resolve', 'sample_dir', 'real_data_dir', 'write_atomic',
+           'write_json', 'read_json', 'read_jsonl', 'replace_folder', 'fingerprint', 'sha256_file', 'Rule', 'is_input',
+           'is_folder_name', 'base_type', 'rules_of', 'check_value', 'kinds_of', 'inputs_of', 'check_parameters',
+           'stage_key', 'is_locked', 'lock_folder', 'work_folder', 'read_stamp', 'remove', 'remove_leftovers', 'settle',
+           'run_stage', 'finished', 'run_alone', 'stage', 'module_name', 'help_of', 'yes_or_no', 'parser_of', 'cli',
+           'Progress', 'rtl', 'pick_device']
+
+# %% ../nbs/core/0_core.ipynb #3b2f02b9
+import os, signal, sys
+
+def leave_while_starting(number, frame):
+    "Leave at once: nothing was begun."
+    os.write(2, b"interrupted: nothing was begun yet\n")
+    os._exit(130)
+
+def answer_ctrl_c(main): # the module `__main__`
+    "Take care of Ctrl-C until `cli` does, where a module of this package runs as a command."
+    runs = getattr(getattr(main, "__spec__", None), "name", "")
+    heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler # a shell's background job ignores it
+    if heeded and runs.startswith("hebrewgpt_nb."): signal.signal(signal.SIGINT, leave_while_starting)
+
+answer_ctrl_c(sys.modules["__main__"])
 
 # %% ../nbs/core/0_core.ipynb #76db2fb6
-import argparse, ast, fcntl, functools, hashlib, inspect, json, math, os, re, shutil, signal, sys, time, typing
+import argparse, ast, fcntl, functools, hashlib, inspect, json, math, re, shutil, time, typing
 from pathlib import Path
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -247,11 +263,6 @@ def remove_leftovers(folder: Path, patterns: str): # of files, as of `glob`, wit
         if not any(parent.iterdir()): parent.rmdir()
 
 # %% ../nbs/core/0_core.ipynb #68fc638b
-def replace_path(new: Path, old: Path):
-    "Put a file or folder in the place of another."
-    if new.is_dir(): replace_folder(new, old)
-    else: os.replace(new, old)
-
 def settle(run: Path, earlier=lambda run: (), # run -> paths of its result that the next one may lack
            leftovers: str=""): # as of `remove_leftovers`
     "Let a finished attempt take the place of the result before it; cleared of what is of no use any more."
@@ -262,7 +273,9 @@ def settle(run: Path, earlier=lambda run: (), # run -> paths of its result that 
     if done[0].exists():
         for path in earlier(run): remove(path)
         done[0].unlink()
-    for new in [p for p in done[1].parent.iterdir() if p != done[1] and p.name[0] != "."]: replace_path(new, run/new.name)
+    for new in [p for p in done[1].parent.iterdir() if p != done[1] and p.name[0] != "."]:
+        remove(run/new.name)
+        os.replace(new, run/new.name)
     os.replace(done[1], done[0])
     shutil.rmtree(done[1].parent)
 
@@ -335,16 +348,6 @@ def parser_of(fn) -> argparse.ArgumentParser:
         parser.add_argument(*dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]),
                             type=yes_or_no if kind is bool else kind, default=p.default, help=text)
     return parser
-
-# %% ../nbs/core/0_core.ipynb #3b2f02b9
-def leave_while_starting(number, frame):
-    "Leave at once: nothing was begun."
-    os.write(2, b"interrupted: nothing was begun yet\n")
-    os._exit(130)
-
-started_as_module = sys.argv[:1] == ["-m"] # python -m hebrewgpt_nb.<stage>, whose import is still under way
-if started_as_module and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, leave_while_starting)
 
 # %% ../nbs/core/0_core.ipynb #1fd308c8
 def cli(fn, # a stage
