@@ -180,9 +180,10 @@ SHARD_FILE = re.compile(r"(\.?)([\w-]+-\d{5,})\.(?:bin|starts\.npy|keys\.npy|jso
 
 def remove_stale_files(folder: Path, stems: set | None=None, # keep these; None: keep all finished ones
                       ):
-    "Remove unfinished files of shards, and finished ones that are not in `stems`."
+    "Remove unfinished files of shards, and finished ones that are not in `stems`; a JSON file of another maker stays."
     for path in list(folder.iterdir()):
         if not (m := SHARD_FILE.fullmatch(path.name)): continue
+        if path.suffix == ".json" and b'"made"' not in path.read_bytes(): continue
         if m[1] or stems is not None and m[2] not in stems: path.unlink()
 
 # %% ../../nbs/text/4_shards.ipynb #eccefae5
