@@ -300,6 +300,7 @@ def save_tuned(adapted, # the peft model
         log = read_jsonl(run/f"phase{number}"/"metrics.jsonl")
         lines += [json.dumps({"phase": number} | row) for row in log]
     write_atomic(run/"metrics.jsonl", "\n".join(lines) + "\n")
+    for config in adapted.peft_config.values(): config.target_modules = sorted(config.target_modules) # a set has no order
     adapted.save_pretrained(str(run/"adapter"))
     model = adapted.merge_and_unload()
     save_bundle(model, tok, run/"bundle", stage="sft", base=str(base), rank=p.rank, phases=report)
