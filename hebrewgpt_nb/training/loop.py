@@ -279,7 +279,8 @@ class LivePlot:
         self.done, self.shown = threading.Event(), None
 
     def draw(self):
-        logs = [folder/"metrics.jsonl" for folder in (work_folder(self.run), resolve(self.run))] # a new attempt, or the result
+        folders = work_folder(self.run), resolve(self.run) # a new attempt, or the result
+        logs = [folder/"metrics.jsonl" for folder in folders]
         rows = next((read_jsonl(log) for log in logs if log.exists()), [])
         if rows: self.shown = show_picture(plot_metrics(rows), self.shown)
 
