@@ -15,8 +15,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from .core import UserError
-from .engine.blocks import KINDS, Block, ModelConfig, RMSNorm
-from .engine.blocks import attention_mask, check_length, doc_positions, rope_angles
+from .engine.blocks import KINDS, Attention, AttentionCache, Block, BlockKind, Linear, Mamba2, MambaCache
+from .engine.blocks import ModelConfig, RMSNorm, SwiGLU, attention_mask, check_length, doc_blocks, doc_mask
+from .engine.blocks import Dropout, doc_positions, rope_angles, rotate
 from .engine.cpu import has_library, linear
 from .engine.loss import linear_cross_entropy
 
@@ -97,7 +98,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.tok_emb = nn.Embedding(cfg.vocab_size, cfg.width)
-        self.drop = nn.Dropout(cfg.dropout)
+        self.drop = Dropout(cfg.dropout)
         self.blocks = nn.ModuleList(Block(cfg, kind) for kind in cfg.blocks)
         self.ln_f = RMSNorm(cfg.width, cfg.eps)
         self.rotary = any(KINDS[kind].rotary for kind in cfg.blocks)

@@ -7,8 +7,8 @@ __all__ = ['EIGHTHS', 'SHORT', 'WINDOW', 'TARGETS', 'FEW', 'NOT_IN_KEY', 'STUDEN
            'assign_parts', 'split_examples', 'examples_folder', 'phase_files', 'order_by_answers', 'curriculum',
            'why_left_out', 'pack_epoch', 'ExampleBatches', 'adapted_modules', 'add_lora', 'Phase', 'usable_examples',
            'plan_phases', 'left_out_text', 'plan_notes', 'answer_validator', 'tune_phase', 'checkpoint_key',
-           'load_base', 'toy_parameters', 'save_tuned', 'tune', 'sft', 'score_and_answer', 'verdict', 'compare_row',
-           'compare_groups', 'answer_text']
+           'load_base', 'toy_parameters', 'save_tuned', 'tune', 'earlier_phases', 'sft', 'score_and_answer', 'verdict',
+           'compare_row', 'compare_groups', 'answer_text']
 
 # %% ../nbs/05_sft.ipynb #bc5ab478
 import hashlib, json, math, random
@@ -19,12 +19,12 @@ from statistics import median
 from types import SimpleNamespace
 
 # %% ../nbs/05_sft.ipynb #b86380ab
+from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder
+from .core import UserError, cli, pick_device, read_json, read_jsonl, resolve, sample_dir, sha256_file
+from .core import stage, work_folder, write_atomic
 import torch
 from peft import LoraConfig, get_peft_model
 from .bundle import find_bundle, load_bundle, save_bundle
-from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder
-from .core import UserError, cli, pick_device, read_jsonl, resolve, sample_dir, sha256_file, stage
-from .core import write_atomic
 
 # %% ../nbs/05_sft.ipynb #c2b5b5ec
 from .text.records import Quarantine, parse_example, print_quarantined, read_checked, record_files
@@ -303,6 +303,7 @@ def save_tuned(adapted, # the peft model
         log = read_jsonl(run/f"phase{number}"/"metrics.jsonl")
         lines += [json.dumps({"phase": number} | row) for row in log]
     write_atomic(run/"metrics.jsonl", "\n".join(lines) + "\n")
+    for config in adapted.peft_config.values(): config.target_modules = sorted(config.target_modules) # a set has no order
     adapted.save_pretrained(str(run/"adapter"))
     model = adapted.merge_and_unload()
     save_bundle(model, tok, run/"bundle", stage="sft", base=str(base), rank=p.rank, phases=report)
@@ -312,12 +313,13 @@ def tune(p: SimpleNamespace) -> dict: # parameters of the stage -> its result
     "The work of the stage."
     if p.batch_tokens < p.context:
         raise UserError(f"batch_tokens is {p.batch_tokens}: a step needs at least one row of {p.context}")
-    run, aside = resolve(p.run), Quarantine()
+    run, aside = work_folder(p.run), Quarantine()
     examples = curriculum(p.data, p.phase1, p.phase2, aside)
     if not p.base: pretrain(**toy_parameters(p))
     base = p.base or toy_parameters(p)["run"]
     model, tok = load_base(base, p)
     phases = plan_phases(examples, tok, p.context)
+    p = SimpleNamespace(**vars(p) | dict(run=run)) # from here on, what is written
     notes = plan_notes(examples, phases)
     for line in notes: print(f"sft: {line}")
     write_records(run/"quarantine.jsonl", aside)
@@ -329,7 +331,11 @@ def tune(p: SimpleNamespace) -> dict: # parameters of the stage -> its result
     return dict(phases=report, quarantined=aside.counts, notes=notes)
 
 # %% ../nbs/05_sft.ipynb #da9db03f
-@stage
+def earlier_phases(run: Path) -> list[Path]: # of a run's folder
+    "The folders of the phases that a finished run had; another may have fewer."
+    return [run/f"phase{phase['phase']}" for phase in read_json(run/"done.json")["result"].get("phases", [])]
+
+@stage(earlier=earlier_phases, leftovers="phase?/checkpoints/[0-9]*.pt phase?/checkpoints/[0-9]*.json*")
 def sft(run: RunFolder = "runs/nb/sft", # where to write: phase1/, phase2/, adapter/, bundle/, test.jsonl
         base: InputPath = "", # bundle to start from, or a run that holds one; empty: pretrains a tiny one on the sample
         data: InputPath = "", # file or folder of examples, or a folder with sft/ in it; empty: the sample

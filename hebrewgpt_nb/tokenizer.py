@@ -14,11 +14,11 @@ import hashlib, html, io, itertools, re, tempfile, zlib
 from collections import Counter
 from pathlib import Path
 from typing import Literal
-import sentencepiece
 
 # %% ../nbs/01_tokenizer.ipynb #9082f8a3
 from .core import InputPath, NonNegativeInt, PositiveInt, Progress, RunFolder, UserError
-from .core import cli, resolve, sample_dir, stage, write_atomic
+from .core import cli, resolve, sample_dir, stage, work_folder, write_atomic
+import sentencepiece
 from .data import prepare_data
 from .text.prefixes import WORD, Prefixes, learn_prefixes, split_prefixes
 from .text.rules import AFTER_SPACE, BOUNDARY, MARK, SIGNS
@@ -291,12 +291,12 @@ def make_tokenizer(run: RunFolder = "runs/nb/tokenizer", # where tokenizer.model
                   ) -> dict: # measures on the validation documents
     "Train a tokenizer on records and encode them; writes tokenizer.model, shards/train and shards/valid."
     from hebrewgpt_nb.tokenizer import Tokenizer as exported # other processes can import this one, not a notebook's
-    folder = resolve(run)
-    if not data: prepare_data(run=str(folder/"data"), seed=seed)
-    sources = source_files(data or folder/"data")
+    folder, cleaned = work_folder(run), resolve(run)/"data"
+    if not data: prepare_data(run=str(cleaned), seed=seed)
+    sources = source_files(data or cleaned)
     files = split_files(sources, data)
     tok = exported(train_tokenizer(training_texts(sources, seed), folder/"tokenizer.model", vocab_size, seed, kind))
-    with Progress(run, "encoding", total=sum(map(len, files.values()))) as tick:
+    with Progress(folder, "encoding", total=sum(map(len, files.values()))) as tick:
         index = {role: build_shards(with_progress(files[role], tick), folder/"shards"/role, tok) for role in files}
     measures = measure_tokenizer(tok, [r["text"] for r in read_records(files["valid"])])
     tokens = {role: sum(s["tokens"] for s in found["sources"].values()) for role, found in index.items()}

@@ -1,9 +1,12 @@
 """Parameters, stages and commands: what a person meets who gives something wrong."""
-import importlib, inspect, json, os, re, subprocess, sys
+import importlib, inspect, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
-from hebrewgpt_nb.core import Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, UserError, check_parameters, check_value, plot_label, stage, stage_key, read_stamp, write_atomic
+from hebrewgpt_nb.core import (Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, UserError, check_parameters, check_value,
+                               is_locked, lock_folder, plot_label, read_json, stage, stage_key, read_stamp, work_folder, write_atomic)
+from hebrewgpt_nb.data import prepare_data
 from hebrewgpt_nb.jobs import STAGES
+from hebrewgpt_nb.text.shards import Shards
 
 ROOT = Path(__file__).parent.parent
 
@@ -121,3 +124,76 @@ def test_a_label_has_no_box_and_no_formula(recwarn):
     for label in labels: assert ink(plot_label(label)).any() == bool(label)
     assert not [str(w.message) for w in recwarn if "missing from" in str(w.message)]
     assert plot_label("וְאֵת ₪") == "וְאֵת ₪" and plot_label("ה\ue000") == "ה⟨E000⟩"
+
+
+# --- one folder, several writers, attempts that fail ---------------------------------------------------
+
+def started_together(*commands):
+    "What each said, and its exit status."
+    jobs = [subprocess.Popen([sys.executable, *c], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands]
+    return [(*job.communicate(timeout=300), job.returncode) for job in jobs]
+
+def test_two_stages_writing_one_folder_at_a_time(tmp_path):
+    "One waits, says so, and reads again what is done; the same with other parameters, one after the other."
+    command = ["-m", "hebrewgpt_nb.data", "--run", str(tmp_path/"run")]
+    with lock_folder(tmp_path/"run"): # both wait for this process, so neither is done before the other begins
+        jobs = [subprocess.Popen([sys.executable, *command, *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for more in ([], [], ["--seed", "1"])]
+        said = [job.stdout.readline() for job in jobs]
+    rest = [(*job.communicate(timeout=300), job.returncode) for job in jobs]
+    assert all(line.endswith("run: another process writes there; this one goes on when that has ended\n") for line in said) and [r[2] for r in rest] == [0, 0, 0], rest
+    assert not [err for _, err, _ in rest if "Traceback" in err]
+    report, kept = read_json(tmp_path/"run"/"report.json"), read_stamp(tmp_path/"run")["result"]
+    assert sum(s["train"]["documents"] for s in report["sources"].values()) == kept["train_documents"]
+    assert {p.name for p in (tmp_path/"run").glob("*.zst")} == {f"{s}.{role}.jsonl.zst" for s in report["sources"] for role in ("train", "valid")}
+
+def test_two_shard_builds_on_one_folder(tmp_path):
+    "Different documents, started together: what stands at the end is one of the two, whole."
+    code = """if 1:
+        import sys
+        from hebrewgpt_nb.text.shards import build_shards
+        class Bytes:
+            vocab_size, bos_id, eos_id, sha256 = 300, 256, 257, 'x'
+            def encode(self, texts): return [list(t.encode()) for t in texts]
+        build_shards((dict(text=f'{sys.argv[2]} {n} ' * 200, source='a') for n in range(4000)), sys.argv[1], Bytes(), workers=1)"""
+    done = started_together(*[["-c", code, str(tmp_path/"s"), word] for word in ("one", "three")])
+    assert [d[2] for d in done] == [0, 0], done
+    assert len(Shards(tmp_path/"s").tokens("a")) in (sum(len(f"{word} {n} " * 200) + 2 for n in range(4000)) for word in ("one", "three"))
+
+def test_a_lock_dies_with_its_process(tmp_path):
+    code = f"import time; from hebrewgpt_nb.core import lock_folder\nwith lock_folder({str(tmp_path)!r}): print('held', flush=True); time.sleep(60)"
+    job = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert job.stdout.readline() == "held\n"
+    job.kill(), job.wait()
+    with open(tmp_path/".lock", "a") as file: assert not is_locked(file)
+
+def test_a_stage_whose_run_is_a_folder_above_others_deletes_only_what_it_wrote(tmp_path):
+    others = ("other/checkpoints/00000007.pt", "checkpoints/mine/00000007.pt", "work/bundle/config.json", "phase1/notes.txt", "old.train.jsonl.zst")
+    for name in others: write_atomic(tmp_path/name, "kept")
+    for seed in (0, 1): prepare_data(run=str(tmp_path), seed=seed) # the second one takes the place of the first
+    assert {(tmp_path/name).read_text() for name in others} == {"kept"}
+
+@pytest.mark.parametrize("instant", range(14))
+def test_killed_while_a_second_attempt_takes_the_place_of_the_first(instant, tmp_path, monkeypatch):
+    "Before each rename and removal: no stamp beside files of the other result, and the next start ends what was begun."
+    @stage(earlier=lambda run: [run/"only_first"])
+    def write(run: RunFolder = "", word: str = "first") -> dict:
+        for name in ("a", "b/c", f"only_{word}"): write_atomic(work_folder(run)/name, word)
+        return {"word": word}
+    class Killed(BaseException): pass
+    def count_down(do):
+        def done(*args, **kw):
+            if not left: raise Killed
+            left.pop()
+            return do(*args, **kw)
+        return done
+    write(run=str(tmp_path))
+    left = [0] * instant
+    with monkeypatch.context() as m:
+        for module, name in ((os, "replace"), (os, "unlink"), (shutil, "rmtree"), (Path, "unlink")): m.setattr(module, name, count_down(getattr(module, name)))
+        try: write(run=str(tmp_path), word="second")
+        except Killed: pass
+    def there(): return {str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.rglob("*") if p.is_file() and not any(part[0] == "." for part in p.relative_to(tmp_path).parts) and p.name != "done.json"}
+    def files(word): return {name: word for name in ("a", "b/c", f"only_{word}")}
+    if stamp := read_stamp(tmp_path): assert there() == files(stamp["result"]["word"])
+    assert write(run=str(tmp_path), word="second") == {"word": "second"} and there() == files("second")
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["b"]

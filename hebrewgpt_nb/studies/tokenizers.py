@@ -13,11 +13,11 @@ __all__ = ['LETTERS', 'OutsideTokenizer', 'open_tokenizer', 'word_pieces', 'piec
 import itertools, json, multiprocessing, os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-import numpy as np, torch
-from ..bench import cached_result, time_in_turns
 from ..core import Device, Dtype, InputPath, PositiveFloat, PositiveInt, RunFolder
 from ..core import Progress, UserError, cli, fingerprint, pick_device, read_json, read_jsonl, resolve
 from ..core import stage
+import numpy as np, torch
+from ..bench import cached_result, time_in_turns
 from ..data import prepare_data
 from ..model import HebrewGPT, get_preset
 from ..pretrain import bpb_by_source, valid_texts
