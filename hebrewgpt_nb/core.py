@@ -9,8 +9,8 @@ __all__ = ['ABOVE_0', 'FROM_0', 'A_SHARE', 'A_FOLDER', 'AN_INPUT', 'PositiveInt'
            'write_json', 'read_json', 'read_jsonl', 'replace_folder', 'fingerprint', 'sha256_file', 'Rule', 'is_input',
            'is_folder_name', 'base_type', 'rules_of', 'check_value', 'kinds_of', 'inputs_of', 'check_parameters',
            'stage_key', 'is_locked', 'lock_folder', 'work_folder', 'read_stamp', 'remove', 'remove_leftovers', 'settle',
-           'run_stage', 'finished', 'run_alone', 'stage', 'module_name', 'help_of', 'yes_or_no', 'parser_of', 'cli',
-           'Progress', 'rtl', 'pick_device']
+           'run_stage', 'refuse_reimport', 'finished', 'run_alone', 'stage', 'module_name', 'help_of', 'yes_or_no',
+           'parser_of', 'cli', 'Progress', 'rtl', 'drawable', 'plot_label', 'pick_device']
 
 # %% ../nbs/core/0_core.ipynb #3b2f02b9
 import os, signal, sys
@@ -29,7 +29,7 @@ def answer_ctrl_c(main): # the module `__main__`
 answer_ctrl_c(sys.modules["__main__"])
 
 # %% ../nbs/core/0_core.ipynb #76db2fb6
-import argparse, ast, fcntl, functools, hashlib, inspect, json, math, re, shutil, time, typing
+import argparse, ast, fcntl, functools, hashlib, inspect, json, math, multiprocessing, re, shutil, time, typing
 from pathlib import Path
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -290,6 +290,13 @@ def run_stage(fn, # the function of a stage
     write_json(folder/"done.json", dict(key=key, result=result, seconds=round(time.time() - begun, 1)))
     return result
 
+# %% ../nbs/core/0_core.ipynb #3c5f0bac
+def refuse_reimport():
+    "End a process that begins again, by importing it, the script that started it."
+    if not getattr(multiprocessing.current_process(), "_inheriting", False): return
+    raise SystemExit("error: put what this script does below `if __name__ == '__main__':`, "
+                     "for the processes that help it import it")
+
 # %% ../nbs/core/0_core.ipynb #356e2b4d
 def finished(fn, key: dict) -> dict | None:
     "The stamp of a stage that ended with this key."
@@ -313,6 +320,7 @@ def stage(fn=None, **tidy): # as of `settle`
     if fn is None: return functools.partial(stage, **tidy)
     @functools.wraps(fn)
     def wrapped(**given):
+        refuse_reimport()
         key = stage_key(fn, given)
         stamp = finished(fn, key)
         return stamp["result"] if stamp else run_alone(fn, key, **tidy)
@@ -403,6 +411,17 @@ class rtl:
         import html
         style = "text-align:right;white-space:pre-wrap"
         return "".join(f'<p dir="rtl" style="{style}">{html.escape(t)}</p>' for t in self.texts)
+
+# %% ../nbs/core/0_core.ipynb #095b06a0
+@functools.cache
+def drawable() -> frozenset: # code points
+    "The characters of the font that matplotlib brings."
+    from matplotlib import font_manager # here, for those who draw
+    return frozenset(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())
+
+def plot_label(text: str) -> str:
+    "Text as a plot shall draw it: dollars are dollars, and what has no glyph is its code point."
+    return "".join(c if ord(c) in drawable() else f"⟨{ord(c):X}⟩" for c in text).replace("$", r"\$")
 
 # %% ../nbs/core/0_core.ipynb #0b3ba6b8
 def pick_device(device: str="auto") -> str: # cpu or cuda

@@ -14,6 +14,7 @@ from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveInt, RunFold
 from .core import Progress, UserError, cli, pick_device, read_json, resolve, stage, work_folder
 from .core import write_atomic, write_json
 from .bundle import find_bundle, load_bundle
+from .text.records import print_quarantined
 from .tasks import Inputs, count_items, headlines, measure, take_evenly
 
 # %% ../nbs/06_eval.ipynb #435fdec2
@@ -182,6 +183,7 @@ def evaluate(run: RunFolder = "runs/nb/eval", # where to write: report.json, rep
     test = str(find_test(sft, bundle))
     inputs, reports = Inputs(data, test, choices, examples, generations, max_new_tokens, seed, context), {}
     with Progress(work_folder(run), "evaluate", 2 * count_items(inputs)) as tick:
+        print_quarantined("evaluate", inputs.quarantine)
         for name, path in models.items():
             reports[name] = measure(*load_model(path, device, dtype), inputs, lambda n: tick(n, note=name))
     return write_report(work_folder(run), reports)

@@ -15,9 +15,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from .core import UserError
-from .engine.blocks import KINDS, Attention, AttentionCache, Block, BlockKind, Linear, Mamba2, MambaCache
-from .engine.blocks import ModelConfig, RMSNorm, SwiGLU, attention_mask, check_length, doc_blocks, doc_mask
-from .engine.blocks import Dropout, doc_positions, rope_angles, rotate
+from .engine.blocks import KINDS, Block, Dropout, ModelConfig, RMSNorm
+from .engine.blocks import attention_mask, check_length, doc_positions, rope_angles
 from .engine.cpu import has_library, linear
 from .engine.loss import linear_cross_entropy
 

@@ -20,7 +20,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 import numpy as np
 from tqdm import tqdm
-from ..core import UserError, lock_folder, read_json, resolve, sha256_file, write_atomic, write_json
+from ..core import UserError, lock_folder, read_json, refuse_reimport, resolve, sha256_file
+from ..core import write_atomic, write_json
 
 # %% ../../nbs/text/4_shards.ipynb #5517cdee
 def token_dtype(vocab_size: int) -> str:
@@ -321,6 +322,7 @@ def encode_batches(groups, # lists of dicts of `text` and `source`
 # %% ../../nbs/text/4_shards.ipynb #491816ee
 def start_build(folder: Path):
     "Make a folder ready: without an index nothing in it counts as finished shards."
+    refuse_reimport()
     folder.mkdir(parents=True, exist_ok=True)
     (folder/"index.json").unlink(missing_ok=True)
     remove_stale_files(folder)

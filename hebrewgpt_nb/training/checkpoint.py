@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['HashingFile', 'Storage', 'CheckpointFolder', 'CheckpointWriter', 'steps_to_keep', 'CheckpointSaver', 'ConfigMismatch',
-           'check_same_config', 'Checkpoints', 'is_checkpoint', 'open_checkpoint', 'fetch_files', 'local_copy']
+           'check_same_kernels', 'check_same_config', 'Checkpoints', 'is_checkpoint', 'open_checkpoint', 'fetch_files',
+           'local_copy']
 
 # %% ../../nbs/training/3_checkpoint.ipynb #aca72ac3
 import hashlib, json, math, os, re
@@ -118,16 +119,27 @@ class CheckpointSaver(CheckpointWriter):
         for name in self.names():
             if name.endswith(".pt") and int(Path(name).stem) not in wanted: self.remove(f"{self.root}/{name}")
 
-# %% ../../nbs/training/3_checkpoint.ipynb #5773a379
+# %% ../../nbs/training/3_checkpoint.ipynb #90ace082
 class ConfigMismatch(UserError):
     "A checkpoint of another configuration."
 
+# %% ../../nbs/training/3_checkpoint.ipynb #6f466077
+def check_same_kernels(old: str | None, new: str | None, path: str): # as of `kernel_identity`; None: not known
+    "Refuse to go on with other kernels, unless `HEBREWGPT_KERNELS=any` chose that; raises `ConfigMismatch`."
+    if None in (old, new) or old == new: return
+    said = f"{path}: trained with the kernels {old}, and {new} run here, whose sums round differently"
+    if os.environ.get("HEBREWGPT_KERNELS") == "any": return print(f"{said}; HEBREWGPT_KERNELS=any goes on with them")
+    raise ConfigMismatch(f"{said}: go on with the same (C needs a C compiler: apt install gcc; CC=none is PyTorch "
+                         "alone), or set HEBREWGPT_KERNELS=any to go on to other weights than an unbroken run's")
+
+# %% ../../nbs/training/3_checkpoint.ipynb #5773a379
 def check_same_config(old: dict, new: dict, path: str): # of the checkpoint
     "Refuse a checkpoint of another configuration; raises `ConfigMismatch` with what changed."
-    differs = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    differs = [k for k in sorted({*old, *new} - {"kernels"}) if old.get(k) != new.get(k)]
     changes = "; ".join(f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in differs)
     if differs: raise ConfigMismatch(f"{path}: a checkpoint of another configuration ({changes}): "
                                      "choose another run, or delete it to start over")
+    check_same_kernels(old.get("kernels"), new.get("kernels"), path)
 
 # %% ../../nbs/training/3_checkpoint.ipynb #92429bb3
 class Checkpoints(CheckpointSaver):

@@ -21,7 +21,7 @@ import numpy as np, torch, torch.distributed as dist
 from ..core import Progress, UserError, lock_folder, pick_device, read_json, read_jsonl, resolve
 from ..core import work_folder, write_atomic, write_json
 from ..engine.blocks import Dropout
-from ..engine.cpu import linear
+from ..engine.cpu import kernel_identity, linear
 from .checkpoint import Checkpoints, steps_to_keep
 from .optim import WeightAverage, ChainedOptimizer, shard_like, to_full_tensor
 from .rows import Batch
@@ -480,6 +480,7 @@ def fit(t: Training, # on its device
     "Train from the last checkpoint on, if there is one; raises `UserError`, and KeyboardInterrupt when asked to stop."
     run, main = resolve(run), rank_and_size()[0] == 0
     run.mkdir(parents=True, exist_ok=True)
+    key = key | dict(kernels=kernel_identity(device))
     log, saved = run/"metrics.jsonl", Checkpoints(checkpoints or run/"checkpoints", key)
     def due(every): return t.step == steps or t.stopped or every and t.step % every == 0
     with lock_run(run):
