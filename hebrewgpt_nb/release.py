@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import BambaConfig, BambaForCausalLM, LlamaConfig, LlamaForCausalLM
-from .bundle import check_weights
-from .core import UserError, read_json, replace_folder, resolve
+from .bundle import check_weights, weight_bytes
+from .core import UserError, read_json, resolve, write_atomic, write_folder
 from .engine.blocks import KINDS
 from .model import HebrewGPT, ModelConfig
 from .tokenizer import Tokenizer
@@ -326,10 +326,9 @@ def export_hf(model: HebrewGPT, tok: Tokenizer,
     if tok.vocab_size != pieces:
         raise UserError(f"{tok.path}: has {tok.vocab_size} pieces, but the model {pieces}; they do not belong together")
     check_out_dir(out, out_dir)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    to_stock(model, tok).save_pretrained(part)
-    if fast: fast.save_pretrained(part)
-    shutil.copyfile(tok.path, part/"tokenizer.model")
-    (part/"README.md").write_text(model_card(model, tok, out.name, license), encoding="utf8")
-    return replace_folder(part, out)
+    with write_folder(out, need=weight_bytes(model)) as part:
+        to_stock(model, tok).save_pretrained(part)
+        if fast: fast.save_pretrained(part)
+        shutil.copyfile(tok.path, part/"tokenizer.model")
+        write_atomic(part/"README.md", model_card(model, tok, out.name, license))
+    return out
