@@ -7,7 +7,7 @@ __all__ = ['WAYS_OUT', 'ABOVE_0', 'FROM_0', 'A_SHARE', 'A_FOLDER', 'AN_INPUT', '
            'NonNegativeFloat', 'Share', 'RunFolder', 'InputPath', 'Device', 'Dtype', 'SWITCH', 'WRITE', 'MOST',
            'UserError', 'project_root', 'resolve', 'sample_dir', 'real_data_dir', 'disk_error', 'missing_room',
            'explain_disk_errors', 'beside', 'sync', 'write_file', 'write_atomic', 'write_json', 'read_json',
-           'read_jsonl', 'replace_folder', 'find_folder', 'settle', 'write_folder', 'fingerprint', 'sha256_file',
+           'read_jsonl', 'replace_folder', 'find_folder', 'sync_folder', 'write_folder', 'fingerprint', 'sha256_file',
            'Rule', 'is_input', 'is_folder_name', 'base_type', 'rules_of', 'yes_or_no', 'read_value', 'broken_rule',
            'find_fault', 'shorten', 'check_value', 'kinds_of', 'inputs_of', 'check_parameters', 'stage_key',
            'read_stamp', 'run_stage', 'stage', 'module_name', 'help_of', 'parser_of', 'cli', 'Progress', 'rtl',
@@ -165,7 +165,7 @@ def find_folder(path: Path) -> Path:
     return old if not path.exists() and old.exists() else path
 
 # %% ../nbs/core/0_core.ipynb #5b876bd8
-def settle(folder: Path):
+def sync_folder(folder: Path):
     "Give all files below the folder's mode, and wait until they are on the disk."
     for file in [p for p in folder.rglob("*") if p.is_file()]:
         file.chmod(folder.stat().st_mode & 0o666)
@@ -182,7 +182,7 @@ def write_folder(out: str | Path, # its final name; what is there is replaced
         part.mkdir(parents=True)
         try:
             yield part
-            settle(part)
+            sync_folder(part)
             replace_folder(part, out)
         finally: shutil.rmtree(part, ignore_errors=True)
 
@@ -319,7 +319,7 @@ def stage_key(fn, # a stage
     "What a stage's result depends on; raises `UserError` for a parameter it does not have or a value it cannot take."
     known, kinds = inspect.signature(fn).parameters, kinds_of(fn)
     if unknown := [name for name in given if name not in known]:
-        raise UserError(f"unknown parameter {', '.join(unknown)}: {fn.__name__} takes {', '.join(known)}")
+        raise UserError(f"unknown parameter {', '.join(map(str, unknown))}: {fn.__name__} takes {', '.join(known)}")
     params = {name: check_value(name, given.get(name, p.default), kinds[name]) for name, p in known.items()}
     paths = {name: resolve(params[name]) for name in inputs_of(fn) if params[name]}
     if not params.get("data", "-"): paths["data"] = sample_dir()

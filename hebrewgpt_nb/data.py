@@ -17,7 +17,7 @@ import numpy as np
 
 # %% ../nbs/00_data.ipynb #024f34a3
 from .core import InputPath, NonNegativeInt, Progress, RunFolder, Share, UserError
-from .core import cli, read_json, resolve, sample_dir, stage, write_json
+from .core import cli, read_json, resolve, sample_dir, stage, write_file, write_json
 from .text.clean import HEBREW, clean_text, letters_of
 from .text.copies import HeldOut, cut_overlaps, near_duplicates, overlap_mask
 from .text.filter import RULES, clean_file, cleaning_pool, preview
@@ -193,7 +193,8 @@ def show_originals(examples: dict, # reason -> previews
 def save_statistics(path: Path, files: list[CleanedFile]):
     "Write the statistics of all documents, dropped ones too, as arrays that are named as in `RULES`."
     table = np.concatenate([np.load(f.folder/"numbers.npy") for f in files])
-    np.savez(path, **{name: table[:, column] for column, name in enumerate(RULES)})
+    with write_file(path) as part, open(part, "wb") as f:
+        np.savez(f, **{name: table[:, column] for column, name in enumerate(RULES)})
 
 # %% ../nbs/00_data.ipynb #9fbf10b4
 def write_report(corpus: CorpusWriter, files: list[CleanedFile],

@@ -181,6 +181,7 @@ def tokenize_prompt(model: HebrewGPT, tok: Tokenizer,
     if not len(prompt): raise UserError("the prompt is empty: give at least one character")
     ids = [tok.bos_id, *tok.encode(prompt)] if isinstance(prompt, str) else [int(i) for i in prompt]
     check_ids(model, ids)
+    if context < 2: raise UserError(f"the model's context is {context}: no token has room after a prompt; take another model")
     if len(ids) >= context:
         raise UserError(f"the prompt is {len(ids)} tokens, the context {context}: shorten it to {context - 1} or less")
     return ids

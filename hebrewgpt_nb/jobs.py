@@ -7,7 +7,7 @@ __all__ = ['STAGES', 'stage_function', 'load_chain', 'fill_in', 'check_job', 're
            'run_notebook', 'source_sha', 'is_finished', 'run_job', 'run_chain', 'exchange_lines', 'show_result']
 
 # %% ../nbs/10_jobs.ipynb #33a6354f
-import hashlib, importlib, inspect, sys, threading, time, warnings
+import hashlib, importlib, inspect, re, sys, threading, time, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import yaml
@@ -39,7 +39,7 @@ def load_chain(path: str | Path) -> dict: # notebook -> parameters, with {run} a
     "Read the file of a chain; raises `UserError` if it is none."
     try: chain = yaml.safe_load(resolve(path).read_text(encoding="utf8"))
     except FileNotFoundError: raise UserError(f"{path}: no such file; chains are in jobs/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, ValueError) as e: # not UTF-8, or a number of thousands of digits
         raise UserError(f"{path}: not a YAML file ({str(e).splitlines()[0]})") from None
     if not isinstance(chain, dict) or not all(isinstance(p, dict | None) for p in chain.values()):
         raise UserError(f"{path}: expected notebooks with their parameters under them")
@@ -47,8 +47,12 @@ def load_chain(path: str | Path) -> dict: # notebook -> parameters, with {run} a
 
 # %% ../nbs/10_jobs.ipynb #6958d682
 def fill_in(value, run: str, data: str):
-    "A parameter with `{run}` and `{data}` replaced; other braces stay."
-    return value.replace("{run}", run).replace("{data}", data) if isinstance(value, str) else value
+    "A parameter with `{run}` and `{data}` replaced; raises `UserError` for another name in braces."
+    if not isinstance(value, str): return value
+    known = dict(run=run, data=data)
+    unknown = [name for name in re.findall(r"{(\w+)}", value) if name not in known]
+    if unknown: raise UserError(f"{value!r}: a chain fills in {{run}} and {{data}}; write {unknown[0]} out")
+    return re.sub(r"{(\w+)}", lambda m: known[m[1]], value)
 
 # %% ../nbs/10_jobs.ipynb #e27972a6
 def check_job(notebook: str, params: dict, # filled in
@@ -66,10 +70,11 @@ def read_chain(path: str | Path, # a YAML file: notebook -> parameters
                run: str="runs/demo", data: str="", # for {run} and {data}
               ) -> dict[str, dict]: # notebook -> parameters
     "Read a chain and refuse what no notebook takes, before anything runs; raises `UserError`."
-    chain = {notebook: {name: fill_in(value, run, data) for name, value in params.items()}
-             for notebook, params in load_chain(path).items()}
+    chain = load_chain(path)
     for notebook, params in chain.items():
-        try: check_job(notebook, params, run)
+        try:
+            for name, value in params.items(): params[name] = fill_in(value, run, data)
+            check_job(notebook, params, run)
         except UserError as e: raise UserError(f"{path}: {notebook}: {e}") from None
     return chain
 

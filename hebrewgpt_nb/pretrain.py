@@ -105,6 +105,7 @@ def check_training(p: SimpleNamespace): # the stage's parameters
     "Refuse what cannot be trained; raises `UserError`."
     per_step, row = p.batch_tokens // p.context, f"one row of {p.context}"
     pick_device(p.device)
+    if p.context < 2: raise UserError(f"context is {p.context}: give 2 or more, or a prompt leaves no room for an answer")
     model_config(p)
     if not per_step: raise UserError(f"batch_tokens is {p.batch_tokens}: a step needs at least {row}")
     if per_step % p.processes:

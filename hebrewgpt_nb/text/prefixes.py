@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 import numpy as np
 from ..core import InputPath, RunFolder, UserError, cli, read_jsonl, resolve, sample_dir, stage
+from ..core import write_file
 from .clean import HEBREW, strip_niqqud
 from .records import read_records, source_files
 
@@ -189,10 +190,10 @@ def best_readings(p: Prefixes, words: list[str]) -> list[tuple]: # the prefixes 
 def save_prefixes(p: Prefixes, path: str | Path) -> Path:
     "Write counts and scorer as one `.npz`."
     path = resolve(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     words = np.frombuffer("\n".join(p.words).encode(), np.uint8)
     net = {f"net_{k}": v for k, v in (p.net or {}).items()}
-    with open(path, "wb") as f: np.savez_compressed(f, words=words, counts=p.counts, company=p.contexts, **net)
+    with write_file(path) as part, open(part, "wb") as f:
+        np.savez_compressed(f, words=words, counts=p.counts, company=p.contexts, **net)
     return path
 
 # %% ../../nbs/text/7_prefixes.ipynb #6831d1f6

@@ -11,11 +11,12 @@ __all__ = ['DECOMPRESS', 'DAMAGED', 'MAX_LINE', 'TOO_LONG', 'COMPRESSED', 'RECOR
            'write_records']
 
 # %% ../../nbs/text/0_records.ipynb #b8bbfc79
-import gzip, itertools, json, lzma, os, re, warnings, zlib
+import gzip, itertools, json, lzma, re, warnings, zlib
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 import zstandard
-from ..core import UserError, resolve
+from ..core import UserError, resolve, write_file
 
 # %% ../../nbs/text/0_records.ipynb #a1b0220f
 def decompress_zstd(file, # opened binary
@@ -254,20 +255,16 @@ class RecordWriter:
         self.path = resolve(path)
         if not self.path.name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
             raise UserError(f"{path}: name it .jsonl, .jsonl.gz or .jsonl.zst")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.part = self.path.with_name(f".{self.path.name}.part")
     def __enter__(self):
-        self.raw = open(self.part, "wb")
-        self.file = COMPRESS[self.path.suffix](self.raw) if self.path.suffix in COMPRESS else self.raw
+        with ExitStack() as stack: # its files are closed in turn, and the first two again if the third cannot be
+            self.file = stack.enter_context(open(stack.enter_context(write_file(self.path)), "wb"))
+            if pack := COMPRESS.get(self.path.suffix): self.file = stack.enter_context(pack(self.file))
+            self.stack = stack.pop_all()
         return self
     def __call__(self, record: dict):
         "Append one record."
         self.file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-    def __exit__(self, kind, *exc):
-        self.file.close()
-        self.raw.close()
-        if kind is None: os.replace(self.part, self.path)
-        else: self.part.unlink()
+    def __exit__(self, *exc): return self.stack.__exit__(*exc)
 
 # %% ../../nbs/text/0_records.ipynb #1c6aefa6
 def write_records(path: str | Path, # ends in .jsonl, .jsonl.gz or .jsonl.zst
