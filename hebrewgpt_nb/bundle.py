@@ -19,6 +19,9 @@ from .model import HebrewGPT, ModelConfig
 from .quantize import quantize_for_decoding
 from .tokenizer import Tokenizer, format_prompt
 
+# %% ../nbs/engine/6_bundle.ipynb #7400d879
+from .core import introduce
+
 # %% ../nbs/engine/6_bundle.ipynb #4565ed0f
 SAMPLING = dict(temperature=0.8, top_p=0.95, max_new_tokens=100)
 SUMMED = ("config.json", "model.safetensors", "tokenizer.model") # their checksums stand in generation.json
@@ -140,3 +143,6 @@ def load_bundle(path: str | Path, # a bundle, or a run that holds one
         return quantize_for_decoding(model, dtype, lambda p: read_weight(file, names[p])), tok
     model.load_state_dict(load_file(file, device=device), assign=True)
     return quantize_for_decoding(model, dtype) if dtype else model.eval(), tok
+
+# %% ../nbs/engine/6_bundle.ipynb #d226cc6d
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

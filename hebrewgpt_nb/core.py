@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['WAYS_OUT', 'ABOVE_0', 'FROM_0', 'A_SHARE', 'A_FOLDER', 'AN_INPUT', 'PositiveInt', 'PositiveFloat', 'NonNegativeInt',
            'NonNegativeFloat', 'Share', 'RunFolder', 'InputPath', 'Device', 'Dtype', 'SWITCH', 'WRITE', 'MOST',
-           'UserError', 'project_root', 'resolve', 'sample_dir', 'real_data_dir', 'disk_error', 'missing_room',
-           'explain_disk_errors', 'beside', 'sync', 'write_file', 'write_atomic', 'write_json', 'read_json',
-           'read_jsonl', 'replace_folder', 'find_folder', 'sync_folder', 'write_folder', 'fingerprint', 'sha256_file',
-           'Rule', 'is_input', 'is_folder_name', 'base_type', 'rules_of', 'yes_or_no', 'read_value', 'broken_rule',
-           'find_fault', 'shorten', 'check_value', 'kinds_of', 'inputs_of', 'check_parameters', 'stage_key',
-           'read_stamp', 'run_stage', 'stage', 'module_name', 'help_of', 'parser_of', 'cli', 'Progress', 'rtl',
-           'pick_device']
+           'COMMANDS', 'UserError', 'print_anything', 'project_root', 'resolve', 'sample_dir', 'real_data_dir',
+           'disk_error', 'missing_room', 'explain_disk_errors', 'beside', 'sync', 'write_file', 'write_atomic',
+           'write_json', 'read_json', 'read_jsonl', 'replace_folder', 'find_folder', 'sync_folder', 'write_folder',
+           'fingerprint', 'sha256_file', 'Rule', 'is_input', 'is_folder_name', 'base_type', 'rules_of', 'yes_or_no',
+           'read_value', 'broken_rule', 'find_fault', 'shorten', 'check_value', 'kinds_of', 'inputs_of',
+           'check_parameters', 'stage_key', 'read_stamp', 'run_stage', 'stage', 'module_name', 'help_of', 'parser_of',
+           'cli', 'introduce', 'Progress', 'rtl', 'pick_device']
 
 # %% ../nbs/core/0_core.ipynb #76db2fb6
-import argparse, ast, errno, functools, hashlib, inspect, json, math, os, re, shutil, sys, time, typing
+import argparse, ast, errno, functools, hashlib, inspect, io, json, math, os, re, shutil, sys, time, typing
 from pathlib import Path
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -24,6 +24,14 @@ from typing import Annotated, Literal
 # %% ../nbs/core/0_core.ipynb #345c245c
 class UserError(ValueError):
     "An error whose one line is meant for the person who started the job."
+
+# %% ../nbs/core/0_core.ipynb #a12c67a4
+def print_anything():
+    "Let stdout replace what its encoding lacks."
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        sys.stdout.reconfigure(errors="replace")
+
+print_anything()
 
 # %% ../nbs/core/0_core.ipynb #176e7e8b
 def project_root() -> Path: # the nearest folder upwards with `settings.ini`, or the current one
@@ -398,6 +406,15 @@ def cli(fn, # a stage
         print(f"interrupted: {str(e) or 'the same command goes on from here'}", file=sys.stderr)
         raise SystemExit(130) from None
 
+# %% ../nbs/core/0_core.ipynb #aa139aea
+COMMANDS = ("data", "tokenizer", "pretrain", "sft", "evaluate", "bench", "jobs")
+
+def introduce(module: dict): # `globals()` of what runs as `python -m`
+    "Say what a module is that is no command."
+    about = (module["__doc__"] or "").strip()
+    print(f"{module['__spec__'].name}: {about} It is imported, not run; to run there are "
+          f"python -m hebrewgpt_nb.{{{','.join(COMMANDS)}}} --help, and python apps/app.py for a chat.")
+
 # %% ../nbs/core/0_core.ipynb #c291771f
 class Progress:
     "A `tqdm` bar that is also `run/progress.json`; use it in a `with`."
@@ -447,3 +464,6 @@ def pick_device(device: str="auto") -> str: # cpu or cuda
     if device == "cuda" and not has_cuda: raise UserError("device is cuda: no CUDA device is here; use auto or cpu")
     if device != "auto": return device
     return "cuda" if has_cuda else "cpu"
+
+# %% ../nbs/core/0_core.ipynb #2473b4dd
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

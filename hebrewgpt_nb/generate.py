@@ -17,6 +17,9 @@ from .core import UserError
 from .model import Cache, HebrewGPT
 from .tokenizer import Tokenizer, encode_prompt
 
+# %% ../nbs/03_generate.ipynb #b41afe23
+from .core import introduce
+
 # %% ../nbs/03_generate.ipynb #db78117f
 @contextmanager
 def eval_mode(model: HebrewGPT):
@@ -296,3 +299,6 @@ def chat_reply(model: HebrewGPT, tok: Tokenizer,
               ) -> Iterator[str]:
     "The answer to an instruction, in pieces."
     return stream(model, tok, encode_prompt(tok, instruction, input), **sampling)
+
+# %% ../nbs/03_generate.ipynb #fd636d3e
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

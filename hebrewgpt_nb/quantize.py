@@ -22,6 +22,9 @@ from .engine.cpu import Matrix, MATVEC_MAX_ROWS, data_pointer, gemm, library, ma
 from .engine.scan import announce
 from .model import KINDS, Attention, Block, Cache, HebrewGPT, Linear, Mamba2, RMSNorm, SwiGLU, embed_tokens
 
+# %% ../nbs/engine/5_quantize.ipynb #0b69b405
+from .core import introduce
+
 # %% ../nbs/engine/5_quantize.ipynb #cf5750b9
 def quantize_rows(weight: torch.Tensor, # (N, K)
                  ) -> tuple: # (N, K) int8, (N,) bfloat16
@@ -300,3 +303,6 @@ def quantize_for_decoding(model: HebrewGPT, # alone or wrapped by peft; unchange
     packed = pack(model, kind, get or (lambda p: p)).eval()
     announce(describe_decoding(packed, kind, device))
     return packed
+
+# %% ../nbs/engine/5_quantize.ipynb #0798ec78
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

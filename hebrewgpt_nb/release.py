@@ -24,6 +24,9 @@ from .model import HebrewGPT, ModelConfig
 from .tokenizer import Tokenizer
 from .tokenizer_json import fast_tokenizer
 
+# %% ../nbs/07_release.ipynb #7206b980
+from .core import introduce
+
 # %% ../nbs/07_release.ipynb #32a879ae
 def unreadable(path: Path, e: Exception) -> UserError:
     "What to say of a file that could not be opened."
@@ -332,3 +335,6 @@ def export_hf(model: HebrewGPT, tok: Tokenizer,
         shutil.copyfile(tok.path, part/"tokenizer.model")
         write_atomic(part/"README.md", model_card(model, tok, out.name, license))
     return out
+
+# %% ../nbs/07_release.ipynb #37d79f97
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())
