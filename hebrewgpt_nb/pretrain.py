@@ -13,12 +13,12 @@ import functools, math, os
 from pathlib import Path
 from types import SimpleNamespace
 import torch
-from .core import Device, Dtype, InputPath, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from .core import RunFolder, Share, UserError, cli, pick_device, resolve, sha256_file, stage
+from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt
+from .core import Place, RunFolder, Share, UserError, cli, pick_device, resolve, sha256_file, stage
 
 # %% ../nbs/04_pretrain.ipynb #6f3132b5
 from .text.shards import Shards
-from .text.mixture import Mixture, read_mixture
+from .text.mixture import Balance, Mixture, read_mixture
 from .text.records import read_records
 from .training.checkpoint import local_copy
 from .training.loop import Training, fit, full_model, gather_state, launch, load_weights, rank_and_size
@@ -239,13 +239,13 @@ def pretrain(run: RunFolder = "runs/nb/pretrain", # where to write: metrics.json
              lookahead: NonNegativeInt = 0, # steps between moves of the slow weights; published: 5; 0: none
              dropout: Share = 0.1, # as published; 0 where no text is seen twice
              mixture: Mixture = "", # `card`, `shared`, or a YAML or JSON file of shares; empty: by balance
-             balance: NonNegativeFloat = 0.5, # weight of a source is its tokens to this power: 1 by size, 0 all alike
+             balance: Balance = 0.5, # weight of a source is its tokens to this power: 1 by size, 0 all alike
              max_epochs: PositiveFloat = 16.0, # how often a source may be read; 4 where there is text enough
              swa: Share = 0.2, # last share of the steps whose weights are averaged; 0: none
              seed: NonNegativeInt = 0, # of the weights, the order of the data, and dropout
              eval_every: PositiveInt = 20, # steps between validations
              save_every: PositiveInt = 20, # steps between checkpoints
-             checkpoints: str = "", # a folder or an fsspec address, as s3://bucket/run; empty: run/checkpoints
+             checkpoints: Place = "", # a folder or an fsspec address, as s3://bucket/run; empty: run/checkpoints
              processes: PositiveInt = 1, # on this machine, one a card
              fsdp: bool = False, # divide the model among the processes, rather than copy it
              deterministic: bool = False, # on CUDA: resumed runs end at the same bits, somewhat slower
