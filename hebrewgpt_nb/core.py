@@ -7,11 +7,12 @@ __all__ = ['WAYS_OUT', 'ABOVE_0', 'FROM_0', 'A_SHARE', 'A_FOLDER', 'AN_INPUT', '
            'NonNegativeInt', 'NonNegativeFloat', 'Share', 'RunFolder', 'Place', 'InputPath', 'Device', 'Dtype',
            'SWITCH', 'WRITE', 'MOST', 'COMMANDS', 'UserError', 'print_anything', 'project_root', 'resolve',
            'sample_dir', 'real_data_dir', 'disk_error', 'missing_room', 'explain_disk_errors', 'beside', 'sync',
-           'write_file', 'write_atomic', 'write_json', 'read_json', 'read_jsonl', 'replace_folder', 'find_folder',
-           'sync_folder', 'write_folder', 'fingerprint', 'sha256_file', 'Rule', 'is_input', 'is_folder_name',
-           'is_place', 'base_type', 'rules_of', 'yes_or_no', 'read_value', 'broken_rule', 'find_fault', 'shorten',
-           'check_value', 'kinds_of', 'inputs_of', 'check_parameters', 'stage_key', 'read_stamp', 'run_stage', 'stage',
-           'module_name', 'help_of', 'parser_of', 'cli', 'introduce', 'Progress', 'rtl', 'pick_device']
+           'write_file', 'write_atomic', 'write_json', 'read_json', 'read_jsonl', 'append_line', 'replace_folder',
+           'find_folder', 'sync_folder', 'write_folder', 'fingerprint', 'sha256_file', 'Rule', 'is_input',
+           'is_folder_name', 'is_place', 'base_type', 'rules_of', 'yes_or_no', 'read_value', 'broken_rule',
+           'find_fault', 'shorten', 'check_value', 'kinds_of', 'inputs_of', 'check_parameters', 'stage_key',
+           'read_stamp', 'explain_memory_errors', 'run_stage', 'stage', 'module_name', 'help_of', 'parser_of', 'cli',
+           'introduce', 'Progress', 'rtl', 'pick_device']
 
 # %% ../nbs/core/0_core.ipynb #76db2fb6
 import argparse, ast, errno, functools, hashlib, inspect, io, json, math, os, re, shutil, sys, time, typing
@@ -152,6 +153,17 @@ def read_jsonl(path: str | Path) -> list[dict]: # one dict a line; a last line t
     try: return [json.loads(line) for line in text.split("\n")[:-1] if line]
     except json.JSONDecodeError as e:
         raise UserError(f"{path}: a line is not JSON ({e}); it was torn or altered") from None
+
+# %% ../nbs/core/0_core.ipynb #00f8e957
+def append_line(path: str | Path, obj: dict):
+    "Append an object to a log of JSON lines; it is on the disk when this returns. Raises `UserError`."
+    line = (json.dumps(obj, ensure_ascii=False) + "\n").encode()
+    with explain_disk_errors(path, len(line)), open(path, "ab+") as f:
+        f.seek(0)
+        f.truncate(f.read().rfind(b"\n") + 1)
+        f.write(line)
+        f.flush()
+        os.fsync(f.fileno())
 
 # %% ../nbs/core/0_core.ipynb #99072b30
 def replace_folder(part: str | Path, # the new folder, complete
@@ -352,6 +364,18 @@ def read_stamp(run: str | Path) -> dict | None: # with `key` and `result`; None 
     path = resolve(run)/"done.json"
     return read_json(path) if path.exists() else None
 
+# %% ../nbs/core/0_core.ipynb #f22955e4
+@contextmanager
+def explain_memory_errors():
+    "A lack of memory becomes one line."
+    try: yield
+    except Exception as e:
+        lacks = isinstance(e, MemoryError) or re.search("(can't allocate|out of) memory", str(e))
+        if isinstance(e, UserError) or not lacks: raise
+        asked = re.search(r"allocate (\d\S* \w+)", str(e))
+        size = f" ({asked[1]} were asked for)" if asked else ""
+        raise UserError(f"the memory is too small{size}: make the batch, the context or the model smaller") from None
+
 # %% ../nbs/core/0_core.ipynb #b5e455ed
 def run_stage(fn, # the function of a stage
               key: dict, # of `stage_key`
@@ -370,7 +394,7 @@ def stage(fn):
     "Make `fn(run=..., **parameters) -> dict` a stage: checked, stamped, reused."
     @functools.wraps(fn)
     def wrapped(**given):
-        with explain_disk_errors(str(given.get("run", fn.__name__))):
+        with explain_disk_errors(str(given.get("run", fn.__name__))), explain_memory_errors():
             key = stage_key(fn, given)
             stamp = read_stamp(key["run"])
             if not stamp or stamp["key"] != key: return run_stage(fn, key)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np, pytest, torch
 from conftest import VOCAB, small
 from hebrewgpt_nb.bundle import load_bundle, save_bundle
-from hebrewgpt_nb.core import COMMANDS, Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, UserError, base_type, check_parameters, check_value, kinds_of, stage, stage_key, read_stamp, write_atomic, write_json
+from hebrewgpt_nb.core import COMMANDS, Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, UserError, append_line, base_type, check_parameters, check_value, kinds_of, stage, stage_key, read_jsonl, read_stamp, write_atomic, write_json
 from hebrewgpt_nb.generate import generate
 from hebrewgpt_nb.jobs import STAGES, read_chain
 from hebrewgpt_nb.release import export_hf
@@ -298,3 +298,22 @@ def test_odd_values_in_a_chain_are_one_line(chain, message, tmp_path):
 
 def test_a_model_without_room_says_so(tok):
     with pytest.raises(UserError, match="the model's context is 1: no token has room"): generate(small("A", vocab_size=VOCAB, context=1), tok, "שלום")
+
+def test_a_lack_of_memory_is_one_line(tmp_path):
+    @stage
+    def work(run: str = "x", # where
+             rows: int = 1, # how many
+            ) -> dict:
+        "Make rows."
+        return {"n": len(torch.empty(rows))}
+    assert work(run=str(tmp_path)) == {"n": 1}
+    with pytest.raises(UserError, match=r"the memory is too small \(\d+ bytes were asked for\): make the batch"): work(run=str(tmp_path), rows=2**50)
+
+def test_a_torn_log_goes_on_with_whole_lines(tmp_path):
+    log = write_atomic(tmp_path/"results.jsonl", '{"n": 1}\n{"n"')
+    append_line(log, {"n": 2})
+    assert read_jsonl(log) == [{"n": 1}, {"n": 2}]
+    with little_room(tmp_path/"disk", 4096) as reason:
+        with pytest.raises(UserError, match=reason):
+            for n in range(4096): append_line(tmp_path/"disk"/"log.jsonl", {"n": n})
+        assert [r["n"] for r in read_jsonl(tmp_path/"disk"/"log.jsonl")] == list(range(n))

@@ -10,14 +10,14 @@ __all__ = ['LETTERS', 'OutsideTokenizer', 'open_tokenizer', 'word_pieces', 'piec
            'plot_curves']
 
 # %% ../../nbs/studies/4_tokenizers.ipynb #16ffe79c
-import itertools, json, multiprocessing, os
+import itertools, multiprocessing, os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 import numpy as np, torch
 from ..bench import cached_result, time_in_turns
 from ..core import Device, Dtype, InputPath, PositiveFloat, PositiveInt, RunFolder
 from ..core import Progress, UserError, cli, fingerprint, pick_device, read_json, read_jsonl, resolve
-from ..core import stage
+from ..core import append_line, stage
 from ..data import prepare_data
 from ..model import HebrewGPT, get_preset
 from ..pretrain import bpb_by_source, valid_texts
@@ -215,8 +215,7 @@ def train_missing(run: str, train_args: dict[str, dict], # kind -> arguments of 
     with pool, Progress(run, "models", len(todo)) as tick:
         for finished in as_completed([pool.submit(work, kind, seed, **train_args[kind]) for kind, seed in todo]):
             line = finished.result()
-            with open(log, "a", encoding="utf8") as f:
-                f.write(json.dumps(line | dict(key=keys[line["kind"]])) + "\n")
+            append_line(log, line | dict(key=keys[line["kind"]]))
             tick(note=f"{line['kind']}, seed {line['seed']}")
     return [{k: v for k, v in r.items() if k != "key"} for r in read_curves(log, keys, seeds)]
 
