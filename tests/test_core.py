@@ -2,10 +2,10 @@
 import contextlib, functools, importlib, inspect, json, os, re, resource, runpy, signal, subprocess, sys, tempfile
 from pathlib import Path
 from types import SimpleNamespace
-import numpy as np, pytest, torch
+import numpy as np, pytest, torch, yaml
 from conftest import VOCAB, small
 from hebrewgpt_nb.bundle import load_bundle, save_bundle
-from hebrewgpt_nb.core import COMMANDS, Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, UserError, append_line, base_type, check_parameters, check_value, kinds_of, stage, stage_key, read_jsonl, read_stamp, write_atomic, write_json
+from hebrewgpt_nb.core import COMMANDS, Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, UserError, append_line, base_type, check_parameters, check_value, kinds_of, stage, stage_key, read_json, read_jsonl, read_stamp, sha256_file, write_atomic, write_json
 from hebrewgpt_nb.generate import generate
 from hebrewgpt_nb.jobs import STAGES, read_chain
 from hebrewgpt_nb.release import export_hf
@@ -317,3 +317,21 @@ def test_a_torn_log_goes_on_with_whole_lines(tmp_path):
         with pytest.raises(UserError, match=reason):
             for n in range(4096): append_line(tmp_path/"disk"/"log.jsonl", {"n": n})
         assert [r["n"] for r in read_jsonl(tmp_path/"disk"/"log.jsonl")] == list(range(n))
+
+def test_an_adapter_folder_says_what_it_belongs_to(tok, tmp_path):
+    model = small("A", vocab_size=VOCAB)
+    base, adapted = save_bundle(model, tok, tmp_path/"base"), add_lora(model, 4)
+    with torch.no_grad(): [p.normal_(std=.1) for p in adapted.parameters() if p.requires_grad]
+    mine = write_atomic(tmp_path/"mine.jsonl", json.dumps(dict(instruction="מה?", output="כן", license="CC0-1.0")) + "\n")
+    report = [{"phase": 1, "train examples": 7, "steps": 3, "val_loss": 1.25}]
+    save_adapter(adapted, SimpleNamespace(run=str(tmp_path/"run"), data=str(mine), phase1="", phase2="", rank=4, lr=.005, batch_tokens=64, seed=0), str(base), report)
+    card = (tmp_path/"run"/"adapter"/"README.md").read_text(encoding="utf8")
+    assert "More Information Needed" not in card and sha256_file(base/"model.safetensors") in card
+    head = yaml.safe_load(card.split("---")[1])
+    assert head == dict(base_model=str(base), library_name="peft", language="he", license="CC0-1.0", tags=["lora"])
+    for fact in (f"| examples | {mine}; licences: CC0-1.0 |", "rank 4, alpha 8", "1: 7 examples, 3 steps, 1.250 nats a token"): assert fact in card
+    assert read_json(tmp_path/"run"/"adapter"/"adapter_config.json")["base_model_name_or_path"] == str(base)
+    how = {}
+    exec("\n".join(line[4:] for line in card.splitlines() if line.startswith("    ")).replace('"adapter"', repr(str(tmp_path/"run"/"adapter"))), how) # as the card says
+    ids = torch.tensor([tok.encode("שלום עולם")])
+    assert torch.allclose(how["model"].eval()(ids), adapted.merge_and_unload().eval()(ids), atol=1e-5)
