@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 import torch, torch.nn.functional as F
-from .core import NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, UserError
+from .core import NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, Threads, UserError
 from .core import cli, fingerprint, read_json, read_jsonl, resolve
 from .core import sample_dir, stage, write_atomic, write_json
 from .engine.cpu import Matrix, gemm, library
@@ -681,7 +681,7 @@ def bench(run: RunFolder = "runs/nb/bench", # where to write: report.json, repor
           rows: PositiveInt = 2, # rows of `prefill` tokens in a training step
           repeats: PositiveInt = 5, # of each timing, in turn with the peer
           compiled: bool = False, # try the peer with torch.compile too, which takes minutes
-          threads: NonNegativeInt = 0, # 0: as many as torch takes
+          threads: Threads = 0, # 0: as many as torch takes
           max_seconds: PositiveFloat = 40.0, # a call: what takes longer by the measured rates is left out
           only: str = "decode", # sections to measure, as `hybrid decode` or `train`; empty: all
           seed: NonNegativeInt = 0, # of the weights

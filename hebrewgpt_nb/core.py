@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WAYS_OUT', 'ABOVE_0', 'FROM_0', 'A_SHARE', 'A_FOLDER', 'AN_INPUT', 'A_PLACE', 'PositiveInt', 'PositiveFloat',
-           'NonNegativeInt', 'NonNegativeFloat', 'Share', 'RunFolder', 'Place', 'InputPath', 'Device', 'Dtype',
-           'SWITCH', 'WRITE', 'MOST', 'COMMANDS', 'UserError', 'print_anything', 'project_root', 'resolve',
+           'NonNegativeInt', 'NonNegativeFloat', 'Share', 'Threads', 'RunFolder', 'Place', 'InputPath', 'Device',
+           'Dtype', 'SWITCH', 'WRITE', 'MOST', 'COMMANDS', 'UserError', 'print_anything', 'project_root', 'resolve',
            'sample_dir', 'real_data_dir', 'disk_error', 'missing_room', 'explain_disk_errors', 'beside', 'sync',
            'write_file', 'write_atomic', 'write_json', 'read_json', 'read_jsonl', 'append_line', 'replace_folder',
            'find_folder', 'sync_folder', 'write_folder', 'fingerprint', 'sha256_file', 'Rule', 'is_input',
@@ -252,6 +252,7 @@ A_PLACE = Rule(is_place, "no such kind of storage, or its package (as s3fs) is n
 PositiveInt, PositiveFloat = Annotated[int, ABOVE_0], Annotated[float, ABOVE_0]
 NonNegativeInt, NonNegativeFloat = Annotated[int, FROM_0], Annotated[float, FROM_0]
 Share = Annotated[float, A_SHARE]
+Threads = Annotated[int, Rule(lambda v: 0 <= v <= 1024, "give 0, for as many as torch takes, to 1024")]
 RunFolder = Annotated[str, A_FOLDER] # of a run
 Place = Annotated[str, A_PLACE] # to write to, empty for the stage's own
 InputPath = Annotated[str, AN_INPUT]
@@ -284,7 +285,7 @@ def read_value(value, base: type):
 
 # %% ../nbs/core/0_core.ipynb #6626ca67
 WRITE = {bool: "true or false", int: "a whole number, as 3", float: "a number, as 0.001", str: "a text, in quotes"}
-MOST = {int: 2**53, float: 1e30} # fits the seeds of all libraries, and float32
+MOST = {int: 2**31 - 1, float: 1e30} # what every library takes: an int of 32 bits, and a float32
 
 # %% ../nbs/core/0_core.ipynb #df348862
 def broken_rule(value, kind) -> str: # empty: none

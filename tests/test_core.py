@@ -274,7 +274,7 @@ def test_what_yaml_and_papermill_write_is_taken(name, value, kind, taken): asser
 
 @pytest.mark.parametrize("given, message", [
     (dict(fsdp="maybe"), "fsdp is 'maybe': write true or false"), (dict(lr="fast"), "lr is 'fast': write a number, as 0.001"), (dict(steps="1e3"), "steps is '1e3': write a whole number, as 3"),
-    (dict(seed=10**22), "seed is 10000000000000000000000: give 9,007,199,254,740,992 or less"), (dict(lr=1e300), "lr is 1e+300: give 1e+30 or less"),
+    (dict(seed=10**22), "seed is 10000000000000000000000: give 2,147,483,647 or less"), (dict(lr=1e300), "lr is 1e+300: give 1e+30 or less"),
     (dict(checkpoints="nosuch://x"), "checkpoints is nosuch://x: no such kind of storage"), (dict(checkpoints="a" * 5000), "File name too long; give a shorter path"),
     (dict(run="a/" * 2500), "(5,000 characters): File name too long; give a shorter path"), (dict(run="s3://bucket/run"), "run is s3://bucket/run: give a folder of this machine"),
     (dict(balance=1e8), "balance is 100000000.0: give 0, all sources alike, to 1"), (dict(run="a\nb"), "run is 'a\\nb': it holds a character that no name can have"), (dict(context=1), "context is 1: give 2 or more"), (dict(base="/dev/null/x"), "base is /dev/null/x: no such file or folder"), (dict(preset=3), "preset is 3: choose one of tiny"),
@@ -335,3 +335,11 @@ def test_an_adapter_folder_says_what_it_belongs_to(tok, tmp_path):
     exec("\n".join(line[4:] for line in card.splitlines() if line.startswith("    ")).replace('"adapter"', repr(str(tmp_path/"run"/"adapter"))), how) # as the card says
     ids = torch.tensor([tok.encode("שלום עולם")])
     assert torch.allclose(how["model"].eval()(ids), adapted.merge_and_unload().eval()(ids), atol=1e-5)
+
+@pytest.mark.parametrize("given, message", [
+    (dict(prefill=512), "prefill + new is 512 + 8 = 520 tokens, more than the model's context of 256"), (dict(prompt=510), "prompt + new is 510 + 8 = 518 tokens"),
+    (dict(threads=10**6), "threads is 1000000: give 0, for as many as torch takes, to 1024"), (dict(new=0), "new is 0: give a number above 0"), (dict(only="x"), "only is 'x': no section is called so")])
+def test_sizes_that_cannot_be_measured_say_which_sum_is_too_long(given, message, tmp_path):
+    from hebrewgpt_nb.bench import bench
+    with pytest.raises(UserError) as said: bench(run=str(tmp_path), **given)
+    assert message in str(said.value)
