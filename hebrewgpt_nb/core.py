@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['WAYS_OUT', 'ABOVE_0', 'FROM_0', 'A_SHARE', 'A_FOLDER', 'AN_INPUT', 'A_PLACE', 'PositiveInt', 'PositiveFloat',
            'NonNegativeInt', 'NonNegativeFloat', 'Share', 'Threads', 'RunFolder', 'Place', 'InputPath', 'Device',
-           'Dtype', 'SWITCH', 'WRITE', 'MOST', 'COMMANDS', 'UserError', 'print_anything', 'project_root', 'resolve',
-           'sample_dir', 'real_data_dir', 'disk_error', 'missing_room', 'explain_disk_errors', 'beside', 'sync',
-           'write_file', 'write_atomic', 'write_json', 'read_json', 'read_jsonl', 'append_line', 'replace_folder',
-           'find_folder', 'sync_folder', 'write_folder', 'fingerprint', 'sha256_file', 'Rule', 'is_input',
-           'is_folder_name', 'is_place', 'base_type', 'rules_of', 'yes_or_no', 'read_value', 'broken_rule',
-           'find_fault', 'shorten', 'check_value', 'kinds_of', 'inputs_of', 'check_parameters', 'stage_key',
-           'read_stamp', 'explain_memory_errors', 'run_stage', 'stage', 'module_name', 'help_of', 'parser_of', 'cli',
-           'introduce', 'Progress', 'rtl', 'pick_device']
+           'Dtype', 'SWITCH', 'WRITE', 'MOST', 'COMMANDS', 'UserError', 'shorten', 'print_anything', 'project_root',
+           'resolve', 'sample_dir', 'real_data_dir', 'disk_error', 'missing_room', 'explain_disk_errors', 'beside',
+           'sync', 'write_file', 'write_atomic', 'write_json', 'read_json', 'read_jsonl', 'append_line',
+           'replace_folder', 'find_folder', 'sync_folder', 'write_folder', 'fingerprint', 'sha256_file', 'Rule',
+           'is_input', 'is_folder_name', 'is_place', 'base_type', 'rules_of', 'yes_or_no', 'read_value', 'broken_rule',
+           'find_fault', 'check_value', 'kinds_of', 'inputs_of', 'check_parameters', 'stage_key', 'read_stamp',
+           'explain_memory_errors', 'run_stage', 'stage', 'module_name', 'help_of', 'parser_of', 'cli', 'introduce',
+           'Progress', 'rtl', 'pick_device']
 
 # %% ../nbs/core/0_core.ipynb #76db2fb6
 import argparse, ast, errno, functools, hashlib, inspect, io, json, math, os, re, shutil, sys, time, typing
@@ -25,6 +25,13 @@ from typing import Annotated, Literal
 # %% ../nbs/core/0_core.ipynb #345c245c
 class UserError(ValueError):
     "An error whose one line is meant for the person who started the job."
+
+# %% ../nbs/core/0_core.ipynb #4f74ac12
+def shorten(value) -> str:
+    "A value as one line can show it."
+    if type(value) is int and value.bit_length() > 200: return f"a number of {value.bit_length():,} bits"
+    text = value if isinstance(value, str) and os.sep in value and value.isprintable() else repr(value)
+    return text if len(text) <= 500 else f"{text[:60]}... ({len(text):,} characters)"
 
 # %% ../nbs/core/0_core.ipynb #a12c67a4
 def print_anything():
@@ -99,7 +106,8 @@ def explain_disk_errors(path: str | Path, # what is being written
         found = None if isinstance(e, UserError) else disk_error(e)
         if not found: raise
         room = missing_room(Path(path), need) if found.errno == errno.ENOSPC else ""
-        raise UserError(f"{found.filename or path}: {found.strerror}{room}; {WAYS_OUT[found.errno]}") from None
+        where = shorten(re.sub(r"\.([^/]+)\.part\b", r"\1", str(found.filename or path))) # the name that it should get
+        raise UserError(f"{where}: {found.strerror}{room}; {WAYS_OUT[found.errno]}") from None
 
 # %% ../nbs/core/0_core.ipynb #61d1d826
 def beside(path: Path, what: str) -> Path: return path.with_name(f".{path.name}.{what}")
@@ -304,13 +312,6 @@ def find_fault(value, kind) -> str: # empty: none
     if base in MOST and abs(value) > MOST[base]: return f"give {MOST[base]:,} or less"
     if base is str and re.search("[\0-\x1f\ud800-\udfff]", value): return "it holds a character that no name can have"
     return broken_rule(value, kind)
-
-# %% ../nbs/core/0_core.ipynb #4f74ac12
-def shorten(value) -> str:
-    "A value as one line can show it."
-    if type(value) is int and value.bit_length() > 200: return f"a number of {value.bit_length():,} bits"
-    text = value if isinstance(value, str) and os.sep in value and value.isprintable() else repr(value)
-    return text if len(text) <= 200 else f"{text[:60]}... ({len(text):,} characters)"
 
 # %% ../nbs/core/0_core.ipynb #f96ead01
 def check_value(name: str, value, kind=str): # a type, Literal[...], or Annotated[type, Rule]

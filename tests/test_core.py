@@ -181,6 +181,10 @@ def test_a_read_only_checkout_without_run_is_one_line(tmp_path):
     assert done.returncode == 2
     assert re.fullmatch(r"error: \S+checkout/runs\S*: (Read-only file system|Permission denied); give another place, or get the right to this one\n", done.stderr), done.stderr
 
+def test_a_closed_folder_is_one_line_with_the_files_own_name(tmp_path):
+    with closed_folder(tmp_path/"checkout") as checkout, pytest.raises(UserError) as said: write_json(checkout/"a.json", {})
+    assert re.fullmatch(rf"{checkout}/a.json: (Read-only file system|Permission denied); give another place, or get the right to this one", str(said.value))
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_place_below_a_file_is_one_line(name, tok, tmp_path):
     (tmp_path/"file").touch()
@@ -305,9 +309,9 @@ def test_a_lack_of_memory_is_one_line(tmp_path):
              rows: int = 1, # how many
             ) -> dict:
         "Make rows."
-        return {"n": len(torch.empty(rows))}
+        return {"n": len(torch.empty(rows, 2**20 * rows))}
     assert work(run=str(tmp_path)) == {"n": 1}
-    with pytest.raises(UserError, match=r"the memory is too small \(\d+ bytes were asked for\): make the batch"): work(run=str(tmp_path), rows=2**50)
+    with pytest.raises(UserError, match=r"the memory is too small \(\d+ bytes were asked for\): make the batch"): work(run=str(tmp_path), rows=2**15)
 
 def test_a_torn_log_goes_on_with_whole_lines(tmp_path):
     log = write_atomic(tmp_path/"results.jsonl", '{"n": 1}\n{"n"')
