@@ -20,6 +20,9 @@ from .generate import TextStream, decode_loop, sample
 from .metrics import Scores, choice_scores
 from .tokenizer import encode_prompt
 
+# %% ../nbs/evaluation/1_grading.ipynb #7c819700
+from .core import introduce
+
 # %% ../nbs/evaluation/1_grading.ipynb #86bac530
 def standard_error(values: list[float], # 0 or 1 for a share, anything for a mean
                   ) -> float:
@@ -177,3 +180,6 @@ def format_fault(answer: Completion,
     if not answer.text.strip(): return "empty"
     if is_hebrew(reference) and not is_hebrew(answer.text): return "not Hebrew"
     if answer.finish_reason != "stop": return "does not end"
+
+# %% ../nbs/evaluation/1_grading.ipynb #9b73e402
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

@@ -20,6 +20,9 @@ from .engine.blocks import attention_mask, check_length, doc_positions, rope_ang
 from .engine.cpu import has_library, linear
 from .engine.loss import linear_cross_entropy
 
+# %% ../nbs/02_model.ipynb #16283997
+from .core import introduce
+
 # %% ../nbs/02_model.ipynb #aeb2b543
 PRESETS = {
     "tiny": ModelConfig(vocab_size=1024, width=64, depth=2, heads=2, head_dim=32, hidden=192,
@@ -205,3 +208,6 @@ def cache_bytes(cfg: ModelConfig, length: int, # tokens
                 dtype: torch.dtype = torch.bfloat16) -> int: # states are float32
     "Bytes of one text's cache."
     return sum(t.nbytes for layer in Cache(cfg, 1, length, "meta", dtype).layers for t in layer.tensors)
+
+# %% ../nbs/02_model.ipynb #500166b0
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

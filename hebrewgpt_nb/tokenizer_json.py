@@ -16,6 +16,9 @@ from transformers import PreTrainedTokenizerFast
 from .text.prefixes import SLOTS
 from .tokenizer import MARK, SIGNS, Tokenizer, model_fields
 
+# %% ../nbs/text/9_tokenizer_json.ipynb #e7e1c1a7
+from .core import introduce
+
 # %% ../nbs/text/9_tokenizer_json.ipynb #b24fb1bb
 class DoubleArray:
     "A tree of bytes in a table of numbers: the children of a node lie at its offset, exclusive-or their byte."
@@ -154,3 +157,6 @@ def fast_tokenizer(tok: Tokenizer, context: int, # tokens
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, **named, extra_special_tokens=others, split_special_tokens=True,
         clean_up_tokenization_spaces=False, model_max_length=context)
+
+# %% ../nbs/text/9_tokenizer_json.ipynb #42123827
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

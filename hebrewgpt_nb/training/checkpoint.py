@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
-from ..core import UserError, resolve
+from ..core import UserError, disk_error, resolve
 
 # %% ../../nbs/training/3_checkpoint.ipynb #2933ae22
 class HashingFile:
@@ -108,7 +108,7 @@ class CheckpointSaver(CheckpointWriter):
             before = self.steps()
             last = f"that of step {before[-1]} is kept" if before else "there is none before it"
             raise UserError(f"step {step}: the checkpoint could not be written to {self.root} "
-                            f"({getattr(e, 'strerror', None) or e}); {last}: "
+                            f"({getattr(disk_error(e) or e, 'strerror', None) or e}); {last}: "
                             "make room, and start the same command again") from None
         self.prune()
 
