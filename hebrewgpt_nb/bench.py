@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-import torch, torch.nn.functional as F
 from .core import NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, Threads, UserError
 from .core import cli, fingerprint, read_json, read_jsonl, resolve
-from .core import sample_dir, stage, write_atomic, write_json
+from .core import sample_dir, stage, work_folder, write_atomic, write_json
+import torch, torch.nn.functional as F
 from .engine.cpu import Matrix, gemm, library
 from .model import HebrewGPT, Preset, cache_bytes, compile_blocks, forward_flops, get_preset, loss_of
 
@@ -699,8 +699,8 @@ def bench(run: RunFolder = "runs/nb/bench", # where to write: report.json, repor
         top, sections = measure_sections(names, shapes, out, key, sizes)
     finally: torch.set_num_threads(threads_before)
     report = make_report(key["machine"], top, sections)
-    write_json(out/"report.json", report)
-    write_atomic(out/"report.md", to_markdown(report))
+    write_json(work_folder(run)/"report.json", report)
+    write_atomic(work_folder(run)/"report.md", to_markdown(report))
     return report
 
 # %% ../nbs/09_bench.ipynb #cd1d964d

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from .core import UserError, find_folder, pick_device, read_json, resolve, sha256_file
 from .core import write_folder, write_json
 from .model import HebrewGPT, ModelConfig
-from .quantize import quantize_for_decoding
+from .quantize import quantize_for_decoding, unpack
 from .tokenizer import Tokenizer, format_prompt
 
 # %% ../nbs/engine/6_bundle.ipynb #7400d879
@@ -48,7 +48,7 @@ def weight_bytes(model: torch.nn.Module) -> int:
     return sum(w.nbytes for w in model.state_dict().values())
 
 # %% ../nbs/engine/6_bundle.ipynb #3be1e62e
-def save_bundle(model: HebrewGPT, # its weights are saved in their dtype
+def save_bundle(model: HebrewGPT, # its weights are saved in their dtype; of a packed one, in float32
                 tok: Tokenizer,
                 out_dir: str | Path, # replaced if it is there
                 **info, # where it comes from: anything that JSON holds
@@ -60,6 +60,7 @@ def save_bundle(model: HebrewGPT, # its weights are saved in their dtype
     out = resolve(out_dir)
     if out.exists() and not (out/"config.json").exists():
         raise UserError(f"{out}: exists and is no bundle; choose another folder")
+    model = unpack(model)
     with write_folder(out, need=weight_bytes(model)) as part: write_files(model, tok, part, info)
     return out
 

@@ -5,17 +5,36 @@
 # %% auto #0
 __all__ = ['WAYS_OUT', 'ABOVE_0', 'FROM_0', 'A_SHARE', 'A_FOLDER', 'AN_INPUT', 'A_PLACE', 'PositiveInt', 'PositiveFloat',
            'NonNegativeInt', 'NonNegativeFloat', 'Share', 'Threads', 'RunFolder', 'Place', 'InputPath', 'Device',
-           'Dtype', 'SWITCH', 'WRITE', 'MOST', 'COMMANDS', 'UserError', 'shorten', 'print_anything', 'project_root',
-           'resolve', 'sample_dir', 'real_data_dir', 'disk_error', 'missing_room', 'explain_disk_errors', 'beside',
-           'sync', 'write_file', 'write_atomic', 'write_json', 'read_json', 'read_jsonl', 'append_line',
-           'replace_folder', 'find_folder', 'sync_folder', 'write_folder', 'fingerprint', 'sha256_file', 'Rule',
-           'is_input', 'is_folder_name', 'is_place', 'base_type', 'rules_of', 'yes_or_no', 'read_value', 'broken_rule',
-           'find_fault', 'check_value', 'kinds_of', 'inputs_of', 'check_parameters', 'stage_key', 'read_stamp',
-           'explain_memory_errors', 'run_stage', 'stage', 'module_name', 'help_of', 'parser_of', 'cli', 'introduce',
-           'Progress', 'rtl', 'pick_device']
+           'Dtype', 'SWITCH', 'WRITE', 'MOST', 'COMMANDS', 'leave_while_starting', 'answer_ctrl_c', 'UserError',
+           'shorten', 'print_anything', 'project_root', 'resolve', 'sample_dir', 'real_data_dir', 'disk_error',
+           'missing_room', 'explain_disk_errors', 'beside', 'sync', 'write_file', 'write_atomic', 'write_json',
+           'read_json', 'read_jsonl', 'append_line', 'replace_folder', 'find_folder', 'sync_folder', 'write_folder',
+           'fingerprint', 'sha256_file', 'Rule', 'is_input', 'is_folder_name', 'is_place', 'base_type', 'rules_of',
+           'yes_or_no', 'read_value', 'broken_rule', 'find_fault', 'check_value', 'kinds_of', 'inputs_of',
+           'check_parameters', 'stage_key', 'is_locked', 'lock_folder', 'work_folder', 'read_stamp', 'remove',
+           'remove_leftovers', 'settle', 'explain_memory_errors', 'run_stage', 'refuse_reimport', 'finished',
+           'run_alone', 'stage', 'module_name', 'help_of', 'parser_of', 'cli', 'introduce', 'Progress', 'rtl',
+           'drawable', 'plot_label', 'pick_device']
+
+# %% ../nbs/core/0_core.ipynb #3b2f02b9
+import os, signal, sys
+
+def leave_while_starting(number, frame):
+    "Leave at once: nothing was begun."
+    os.write(2, b"interrupted: nothing was begun yet\n")
+    os._exit(130)
+
+def answer_ctrl_c(main): # the module `__main__`
+    "Take care of Ctrl-C until `cli` does, where a module of this package runs as a command."
+    runs = getattr(getattr(main, "__spec__", None), "name", "")
+    heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler # a shell's background job ignores it
+    if heeded and runs.startswith("hebrewgpt_nb."): signal.signal(signal.SIGINT, leave_while_starting)
+
+answer_ctrl_c(sys.modules["__main__"])
 
 # %% ../nbs/core/0_core.ipynb #76db2fb6
-import argparse, ast, errno, functools, hashlib, inspect, io, json, math, os, re, shutil, sys, time, typing
+import argparse, ast, errno, fcntl, functools, hashlib, inspect, io, json, math, multiprocessing, re, shutil, time
+import typing
 from pathlib import Path
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -221,7 +240,8 @@ def fingerprint(path: str | Path) -> str: # 16 hex digits
     "A short digest of names, sizes and modification times below `path`."
     path = Path(path)
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    stats = [(str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    names = [(p.relative_to(path), p.stat()) for p in files]
+    stats = [(str(n), s.st_size, s.st_mtime_ns) for n, s in names if not any(part[0] == "." for part in n.parts)]
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
 
 # %% ../nbs/core/0_core.ipynb #b1d8d494
@@ -360,11 +380,68 @@ def stage_key(fn, # a stage
     found = {name: path for name, path in here.items() if path.exists()} # an address is known by its name alone
     return params | {f"{name}@": fingerprint(path) for name, path in found.items()}
 
+# %% ../nbs/core/0_core.ipynb #70d72291
+def is_locked(file) -> bool: # open for writing
+    "Lock a file, unless another holds it."
+    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError: return True
+    return False
+
+@contextmanager
+def lock_folder(folder: str | Path, name: str=".lock"): # a hidden file in it
+    "Within it, no other process, and no other thread, holds this lock of the folder; says so if it has to wait."
+    folder = resolve(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder/name, "a")
+    except OSError as e: raise UserError(f"{folder}: cannot be written ({e.strerror}); give another folder") from None
+    with lock:
+        if is_locked(lock):
+            print(f"{folder}: another process writes there; this one goes on when that has ended", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+# %% ../nbs/core/0_core.ipynb #b001e5f7
+def work_folder(run: str | Path) -> Path:
+    "Where a stage writes: its run, or `.next` in it while the run holds a finished result."
+    run = resolve(run)
+    return run/".next" if (run/"done.json").exists() else run
+
 # %% ../nbs/core/0_core.ipynb #9bcf842b
 def read_stamp(run: str | Path) -> dict | None: # with `key` and `result`; None if the stage did not finish
-    "The stamp that a finished stage left in `run`."
+    "The stamp that a finished stage left in `run`; none while a newer result takes its place."
     path = resolve(run)/"done.json"
-    return read_json(path) if path.exists() else None
+    return read_json(path) if path.exists() and not (path.parent/".next"/"done.json").exists() else None
+
+# %% ../nbs/core/0_core.ipynb #064a5b31
+def remove(path: Path):
+    "Remove a file or a folder, if it is there."
+    if path.is_dir() and not path.is_symlink(): shutil.rmtree(path)
+    else: path.unlink(missing_ok=True)
+
+def remove_leftovers(folder: Path, patterns: str): # of files, as of `glob`, with spaces between
+    "Remove files, and the folder of each if nothing else is in it."
+    found = [path for pattern in patterns.split() for path in folder.glob(pattern)]
+    for path in found: path.unlink()
+    for parent in {path.parent for path in found}:
+        if not any(parent.iterdir()): parent.rmdir()
+
+# %% ../nbs/core/0_core.ipynb #68fc638b
+def settle(run: Path, earlier=lambda run: (), # run -> paths of its result that the next one may lack
+           leftovers: str=""): # as of `remove_leftovers`
+    "Let a finished attempt take the place of the result before it; cleared of what is of no use any more."
+    done = run/"done.json", run/".next"/"done.json"
+    for stamp in done:
+        if stamp.exists(): remove_leftovers(stamp.parent, leftovers)
+    if not done[1].exists(): return
+    if done[0].exists():
+        for path in earlier(run): remove(path)
+        done[0].unlink()
+    for new in [p for p in done[1].parent.iterdir() if p != done[1] and p.name[0] != "."]:
+        remove(run/new.name)
+        os.replace(new, run/new.name)
+    os.replace(done[1], done[0])
+    shutil.rmtree(done[1].parent)
 
 # %% ../nbs/core/0_core.ipynb #f22955e4
 @contextmanager
@@ -382,26 +459,48 @@ def explain_memory_errors():
 def run_stage(fn, # the function of a stage
               key: dict, # of `stage_key`
              ) -> dict: # what it returned, as JSON gives it back
-    "Run a stage in its folder, and stamp the folder when it ends."
-    run, begun = resolve(key["run"]), time.time()
-    run.mkdir(parents=True, exist_ok=True)
-    (run/"done.json").unlink(missing_ok=True)
+    "Run a stage, and stamp the folder that it wrote to when it ends."
+    begun, folder = time.time(), work_folder(key["run"])
+    folder.mkdir(parents=True, exist_ok=True)
     result = json.loads(json.dumps(fn(**{k: v for k, v in key.items() if not k.endswith("@")})))
-    write_json(run/"done.json", dict(key=key, result=result, seconds=round(time.time() - begun, 1)))
-    for old in [*run.rglob("checkpoints")]: shutil.rmtree(old) # of no use once the result stands
+    write_json(folder/"done.json", dict(key=key, result=result, seconds=round(time.time() - begun, 1)))
     return result
 
+# %% ../nbs/core/0_core.ipynb #3c5f0bac
+def refuse_reimport():
+    "End a process that begins again, by importing it, the script that started it."
+    if not getattr(multiprocessing.current_process(), "_inheriting", False): return
+    raise SystemExit("error: put what this script does below `if __name__ == '__main__':`, "
+                     "for the processes that help it import it")
+
 # %% ../nbs/core/0_core.ipynb #356e2b4d
-def stage(fn):
-    "Make `fn(run=..., **parameters) -> dict` a stage: checked, stamped, reused."
+def finished(fn, key: dict) -> dict | None:
+    "The stamp of a stage that ended with this key."
+    stamp = read_stamp(key["run"])
+    if not stamp or stamp["key"] != key: return None
+    print(f"{fn.__name__}: reuses {key['run']}")
+    return stamp
+
+def run_alone(fn, key: dict, **tidy) -> dict: # as of `settle`
+    "Run a stage behind its folder's lock, unless another process did meanwhile."
+    run = resolve(key["run"])
+    with lock_folder(run):
+        settle(run, **tidy)
+        if stamp := finished(fn, key): return stamp["result"]
+        result = run_stage(fn, key)
+        settle(run, **tidy)
+        return result
+
+def stage(fn=None, **tidy): # as of `settle`
+    "Make `fn(run=..., **parameters) -> dict` a stage: checked, stamped, reused, and alone in its folder."
+    if fn is None: return functools.partial(stage, **tidy)
     @functools.wraps(fn)
     def wrapped(**given):
+        refuse_reimport()
         with explain_disk_errors(str(given.get("run", fn.__name__))), explain_memory_errors():
             key = stage_key(fn, given)
-            stamp = read_stamp(key["run"])
-            if not stamp or stamp["key"] != key: return run_stage(fn, key)
-            print(f"{fn.__name__}: reuses {key['run']}")
-            return stamp["result"]
+            stamp = finished(fn, key)
+            return stamp["result"] if stamp else run_alone(fn, key, **tidy)
     return wrapped
 
 # %% ../nbs/core/0_core.ipynb #2d532f2e
@@ -433,6 +532,7 @@ def cli(fn, # a stage
         argv: list[str] | None = None, # arguments; those of the process if None
        ):
     "Run a stage from the command line; a `UserError` is one line on stderr and exit status 2, an interruption 130."
+    if signal.getsignal(signal.SIGINT) is leave_while_starting: signal.signal(signal.SIGINT, signal.default_int_handler)
     given = vars(parser_of(fn).parse_args(argv))
     try:
         with explain_disk_errors(project_root()): return fn(**given)
@@ -492,6 +592,17 @@ class rtl:
         import html
         style = "text-align:right;white-space:pre-wrap"
         return "".join(f'<p dir="rtl" style="{style}">{html.escape(t)}</p>' for t in self.texts)
+
+# %% ../nbs/core/0_core.ipynb #095b06a0
+@functools.cache
+def drawable() -> frozenset: # code points
+    "The characters of the font that matplotlib brings."
+    from matplotlib import font_manager # here, for those who draw
+    return frozenset(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())
+
+def plot_label(text: str) -> str:
+    "Text as a plot shall draw it: dollars are dollars, and what has no glyph is its code point."
+    return "".join(c if ord(c) in drawable() else f"⟨{ord(c):X}⟩" for c in text).replace("$", r"\$")
 
 # %% ../nbs/core/0_core.ipynb #0b3ba6b8
 def pick_device(device: str="auto") -> str: # cpu or cuda

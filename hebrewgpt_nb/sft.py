@@ -8,8 +8,8 @@ __all__ = ['EIGHTHS', 'SHORT', 'WINDOW', 'TARGETS', 'FEW', 'NOT_IN_KEY', 'CARD',
            'curriculum', 'why_left_out', 'pack_epoch', 'ExampleBatches', 'adapted_modules', 'add_lora', 'Phase',
            'usable_examples', 'plan_phases', 'left_out_text', 'plan_notes', 'answer_validator', 'tune_phase',
            'checkpoint_key', 'load_base', 'toy_parameters', 'example_files', 'licences_of', 'adapter_card',
-           'save_adapter', 'save_tuned', 'tune', 'sft', 'score_and_answer', 'verdict', 'compare_row', 'compare_groups',
-           'answer_text']
+           'save_adapter', 'save_tuned', 'tune', 'earlier_phases', 'sft', 'score_and_answer', 'verdict', 'compare_row',
+           'compare_groups', 'answer_text']
 
 # %% ../nbs/05_sft.ipynb #bc5ab478
 import hashlib, json, math, random
@@ -20,16 +20,16 @@ from statistics import median
 from types import SimpleNamespace
 
 # %% ../nbs/05_sft.ipynb #b86380ab
+from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder
+from .core import UserError, cli, pick_device, read_json, read_jsonl, resolve, sample_dir, sha256_file
+from .core import stage, work_folder, write_atomic, write_folder
 import torch
 from peft import LoraConfig, get_peft_model
 from .bundle import find_bundle, load_bundle, save_bundle
-from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder
-from .core import UserError, cli, pick_device, read_jsonl, resolve, sample_dir, sha256_file, stage
-from .core import write_atomic, write_folder
 
 # %% ../nbs/05_sft.ipynb #c2b5b5ec
-from .text.records import Quarantine, parse_example, read_checked, read_objects, record_files
-from .text.records import write_records
+from .text.records import Quarantine, parse_example, print_quarantined, read_checked, record_files
+from .text.records import source_name, write_records
 from .training.loop import Training, autocast, fit
 from .training.optim import make_optimizer, schedule
 from .training.rows import Batch
@@ -49,8 +49,8 @@ def read_examples(paths, # a file, a folder, or a list of them
     "Instruction examples from JSONL files; a task that is not named is the file's."
     examples = []
     for path in record_files(paths):
-        task = path.name.split(".")[0]
-        examples += [e | {"task": e["task"] or task} for e in read_checked(path, parse_example, quarantine)]
+        task = source_name(path)
+        examples += [e | {"task": e["task"].strip() or task} for e in read_checked(path, parse_example, quarantine)]
     return examples
 
 # %% ../nbs/05_sft.ipynb #d0e561d9
@@ -121,8 +121,10 @@ def curriculum(data: str, phase1: str, phase2: str, # as the stage takes them
                quarantine: Quarantine) -> list[list[dict]]: # the examples of each phase, one or two
     "The examples, simple ones first."
     named = phase_files(data, phase1, phase2)
-    if all(named): return [read_examples(files, quarantine) for files in named]
-    return order_by_answers(read_examples(examples_folder(data), quarantine))
+    if all(named): phases = [read_examples(files, quarantine) for files in named]
+    else: phases = order_by_answers(read_examples(examples_folder(data), quarantine))
+    print_quarantined("sft", quarantine)
+    return phases
 
 # %% ../nbs/05_sft.ipynb #9d30725d
 def why_left_out(tok: Tokenizer, e: dict, context: int) -> str: # empty: it is used
@@ -345,8 +347,10 @@ def adapter_card(p: SimpleNamespace, # parameters of the stage
 def save_adapter(adapted, # the peft model
                  p: SimpleNamespace, base: str, report: list[dict]):
     "Write adapter/ as peft reads it, with its base and card filled in."
-    adapted.peft_config["default"].base_model_name_or_path = str(base)
-    with write_folder(resolve(p.run)/"adapter") as part:
+    config = adapted.peft_config["default"]
+    config.base_model_name_or_path = str(base)
+    config.target_modules = sorted(config.target_modules) # a set has no order
+    with write_folder(work_folder(p.run)/"adapter") as part:
         adapted.save_pretrained(str(part))
         write_atomic(part/"README.md", adapter_card(p, base, report))
 
@@ -368,12 +372,13 @@ def tune(p: SimpleNamespace) -> dict: # parameters of the stage -> its result
     "The work of the stage."
     if p.batch_tokens < p.context:
         raise UserError(f"batch_tokens is {p.batch_tokens}: a step needs at least one row of {p.context}")
-    run, aside = resolve(p.run), Quarantine()
+    run, aside = work_folder(p.run), Quarantine()
     examples = curriculum(p.data, p.phase1, p.phase2, aside)
     if not p.base: pretrain(**toy_parameters(p))
     base = p.base or toy_parameters(p)["run"]
     model, tok = load_base(base, p)
     phases = plan_phases(examples, tok, p.context)
+    p = SimpleNamespace(**vars(p) | dict(run=run)) # from here on, what is written
     notes = plan_notes(examples, phases)
     for line in notes: print(f"sft: {line}")
     write_records(run/"quarantine.jsonl", aside)
@@ -385,7 +390,11 @@ def tune(p: SimpleNamespace) -> dict: # parameters of the stage -> its result
     return dict(phases=report, quarantined=aside.counts, notes=notes)
 
 # %% ../nbs/05_sft.ipynb #da9db03f
-@stage
+def earlier_phases(run: Path) -> list[Path]: # of a run's folder
+    "The folders of the phases that a finished run had; another may have fewer."
+    return [run/f"phase{phase['phase']}" for phase in read_json(run/"done.json")["result"].get("phases", [])]
+
+@stage(earlier=earlier_phases, leftovers="phase?/checkpoints/[0-9]*.pt phase?/checkpoints/[0-9]*.json*")
 def sft(run: RunFolder = "runs/nb/sft", # where to write: phase1/, phase2/, adapter/, bundle/, test.jsonl
         base: InputPath = "", # bundle to start from, or a run that holds one; empty: pretrains a tiny one on the sample
         data: InputPath = "", # file or folder of examples, or a folder with sft/ in it; empty: the sample
