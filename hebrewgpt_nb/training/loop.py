@@ -17,7 +17,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch, torch.distributed as dist
-from ..core import Progress, UserError, pick_device, read_json, read_jsonl, resolve, write_atomic, write_json
+from ..core import Progress, UserError, check_content, parsing, pick_device, read_json, read_jsonl, resolve
+from ..core import write_atomic, write_json
 from ..engine.cpu import linear
 from .checkpoint import Checkpoints
 from .optim import WeightAverage, ChainedOptimizer, shard_like, to_full_tensor
@@ -377,7 +378,10 @@ def save_checkpoint(saved: Checkpoints, t: Training, log: Path, score: float | N
 def resume(saved: Checkpoints, t: Training, log: Path, what: str="training"):
     "Go back to the last checkpoint, if there is one, with the log as it was then."
     main, state = rank_and_size()[0] == 0, saved.latest()
-    if state: t.load_state_dict(state)
+    if state:
+        with parsing(saved.root, "the checkpoints of such a run", "delete them to start over"):
+            check_content("log", state["log"], str)
+            t.load_state_dict(state)
     if state and main: print(f"{what}: goes on from step {t.step}")
     if main: write_atomic(log, state["log"] if state else "")
 
