@@ -137,12 +137,14 @@ def read_json(path: str | Path, kind=None): # what it should hold, as of `check_
         return found if kind is None else check_content("", found, kind)
 
 # %% ../nbs/core/0_core.ipynb #86d9ed3c
-def read_jsonl(path: str | Path) -> list[dict]: # one dict a line; a last line that a kill cut short is left out
+def read_jsonl(path: str | Path, kind=None, # what a line should hold, as of `check_content`; None: any object
+              ) -> list[dict]: # one dict a line; a last line that a kill cut short is left out
     "Read a log of JSON lines."
     rows = []
     for n, line in enumerate(read_whole(path).split(b"\n")[:-1], 1):
         if not line: continue
-        with parsing(f"{path}:{n}", "JSON"): rows.append(parse_json(line))
+        with parsing(f"{path}:{n}", "JSON"):
+            rows.append(parse_json(line) if kind is None else check_content("", parse_json(line), kind))
         if not isinstance(rows[-1], dict): raise UserError(f"{path}:{n}: expected an object; it was torn or altered")
     return rows
 
@@ -264,7 +266,7 @@ def read_yaml(path: str | Path, kind=None): # as of `read_json`
     "Read YAML; a missing, torn or forged file is named in one line."
     import yaml # of stages that read it
     raw = read_whole(ordinary_file(path, MAX_YAML))
-    with parsing(path, "YAML", "correct it"):
+    with parsing(path, "a YAML file", "correct it"):
         text = raw.decode("utf-8-sig")
         found = check_nesting(yaml.safe_load(text), len(text))
         return found if kind is None else check_content("", found, kind)

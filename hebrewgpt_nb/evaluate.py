@@ -10,7 +10,7 @@ __all__ = ['VERDICTS', 'LEGEND', 'load_model', 'evaluate_bundle', 'compare_metri
 # %% ../nbs/06_eval.ipynb #ddaf046c
 import math
 from pathlib import Path
-from .bundle import find_bundle, load_bundle
+from .bundle import find_bundle, load_bundle, read_config
 from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveInt, RunFolder
 from .core import Progress, UserError, cli, pick_device, read_json, resolve, stage, write_atomic, write_json
 from .tasks import Inputs, count_items, headlines, measure, take_evenly
@@ -146,7 +146,7 @@ def find_test(sft: str, bundle: str) -> Path:
 # %% ../nbs/06_eval.ipynb #56c691d6
 def model_context(bundle: str | Path) -> int:
     "The context of a bundle, in tokens."
-    return read_json(find_bundle(bundle)/"config.json")["context"]
+    return read_config(find_bundle(bundle)).context
 
 # %% ../nbs/06_eval.ipynb #8ae80ad3
 def train_missing(run: str, base: str, bundle: str, device: str) -> tuple[str, str]: # a run or a bundle each

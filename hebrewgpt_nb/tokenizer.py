@@ -17,7 +17,7 @@ import sentencepiece
 
 # %% ../nbs/01_tokenizer.ipynb #9082f8a3
 from .core import InputPath, NonNegativeInt, PositiveInt, Progress, RunFolder, UserError
-from .core import cli, resolve, sample_dir, stage, write_atomic
+from .core import cli, parsing, read_whole, resolve, sample_dir, stage, write_atomic
 from .data import prepare_data
 from .text.prefixes import WORD, Prefixes, learn_prefixes, split_prefixes
 from .text.rules import AFTER_SPACE, BOUNDARY, MARK, SIGNS
@@ -113,8 +113,8 @@ def open_model(proto: bytes, path: Path) -> sentencepiece.SentencePieceProcessor
     "The model in `proto`; raises `UserError` naming `path`."
     if not {1, 2, 3} <= model_fields(proto).keys():
         raise UserError(f"{path}: not a whole SentencePiece model; fetch or train it again")
-    try: sp = sentencepiece.SentencePieceProcessor(model_proto=proto)
-    except RuntimeError as e: raise UserError(f"{path}: not a SentencePiece model ({e})") from None
+    with parsing(path, "a SentencePiece model", "fetch or train it again"):
+        sp = sentencepiece.SentencePieceProcessor(model_proto=proto)
     if min(sp.bos_id(), sp.eos_id()) < 0:
         raise UserError(f"{path}: has no begin or end token, so documents could not be told apart")
     return sp
@@ -141,8 +141,7 @@ class ModelFile:
                  n_threads: int=2, # for encoding lists
                 ):
         self.path, self.n_threads = resolve(path), n_threads
-        try: self.load(self.path.read_bytes())
-        except OSError as e: raise UserError(f"{path}: cannot be read ({e.strerror})") from None
+        self.load(read_whole(self.path))
     def load(self, proto: bytes):
         "Take the content of a .model file."
         self.sp, self.proto = open_model(proto, self.path), proto

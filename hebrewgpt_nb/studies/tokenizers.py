@@ -13,6 +13,7 @@ __all__ = ['LETTERS', 'OutsideTokenizer', 'open_tokenizer', 'word_pieces', 'piec
 import itertools, json, multiprocessing, os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import TypedDict
 import numpy as np, torch
 from ..bench import cached_result, time_in_turns
 from ..core import Device, Dtype, InputPath, PositiveFloat, PositiveInt, RunFolder
@@ -199,7 +200,7 @@ def train_kind(kind: str, seed: int, folder: Path, data: Path, score_at: list[in
 def read_curves(log: Path, keys: dict[str, dict], # kind -> what its curves depend on
                 seeds: int) -> list[dict]: # ordered by kind and seed
     "The lines of results.jsonl that are wanted."
-    lines = read_jsonl(log) if log.exists() else []
+    lines = read_jsonl(log, TypedDict("Line", dict(kind=str, seed=int))) if log.exists() else []
     wanted = {(r["kind"], r["seed"]): r for r in lines if keys.get(r["kind"]) == r.get("key") and r["seed"] < seeds}
     return [wanted[kind, seed] for kind in keys for seed in range(seeds) if (kind, seed) in wanted]
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['YIDDISH', 'RULES', 'repeated_share', 'measure_document', 'drop_reason', 'census', 'clean_record', 'clean_batch',
-           'cleaning_pool', 'clean_records', 'preview', 'CleaningLog', 'save_log', 'read_done', 'clean_file']
+           'cleaning_pool', 'clean_records', 'preview', 'CleaningLog', 'AsideLine', 'CleaningDone', 'save_log',
+           'read_done', 'clean_file']
 
 # %% ../../nbs/text/6_filter.ipynb #c2a2084c
 import contextlib, functools, os, shutil
@@ -12,7 +13,8 @@ from array import array
 from collections import Counter
 from pathlib import Path
 import numpy as np
-from ..core import read_json, write_json
+from typing import TypedDict
+from ..core import NonNegativeInt, read_json, write_json
 from .clean import HEBREW, clean_text, leftovers, letters_of
 from .copies import ngram_hashes, word_hashes
 from .shards import batch_records, map_in_pool, worker_pool
@@ -126,6 +128,22 @@ class CleaningLog:
             found = self.examples.setdefault(reason, [])
             if len(found) < 3: found.append(preview(record))
 
+# %% ../../nbs/text/6_filter.ipynb #89dd3e0c
+class AsideLine(TypedDict):
+    "A line that could not be used."
+    file: str
+    line: int
+    reason: str
+    start: str
+
+class CleaningDone(TypedDict):
+    "What `done.json` holds of a cleaned file."
+    key: dict
+    steps: dict[str, NonNegativeInt]
+    dropped: dict[str, NonNegativeInt]
+    examples: dict[str, list[dict]]
+    quarantine: list[AsideLine]
+
 # %% ../../nbs/text/6_filter.ipynb #dce25437
 def save_log(log: CleaningLog, folder: Path, # gets lengths.npy, numbers.npy, done.json
              key: dict) -> dict: # what `done.json` holds
@@ -134,13 +152,13 @@ def save_log(log: CleaningLog, folder: Path, # gets lengths.npy, numbers.npy, do
     np.save(folder/"numbers.npy", np.array(log.statistics, np.float32).reshape(-1, len(RULES)))
     done = dict(key=key, steps=log.steps, dropped=log.dropped, examples=log.examples, quarantine=log.quarantine)
     write_json(folder/"done.json", done)
-    return read_json(folder/"done.json")
+    return read_json(folder/"done.json", CleaningDone)
 
 # %% ../../nbs/text/6_filter.ipynb #c6a3457a
 def read_done(folder: Path, key: dict) -> dict | None:
     "What `done.json` holds, if the file was cleaned with this key."
     if not (folder/"done.json").exists(): return None
-    done = read_json(folder/"done.json")
+    done = read_json(folder/"done.json", CleaningDone)
     return done if done["key"] == key else None
 
 # %% ../../nbs/text/6_filter.ipynb #a5ab286d

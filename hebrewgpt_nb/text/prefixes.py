@@ -6,16 +6,19 @@
 __all__ = ['SLOTS', 'STACKS', 'UNITS', 'WORD', 'NEVER_SPLIT', 'BEFORE', 'AFTER', 'CONTEXTS', 'FORMS', 'ENDINGS', 'FIRST', 'LAST',
            'OWN_FORMS', 'LEADING', 'OUTER', 'readings', 'count_words', 'index_forms', 'Prefixes', 'learn_counts',
            'split_by_counts', 'shape_features', 'nearby_counts', 'features', 'scorer_logits', 'best_readings',
-           'save_prefixes', 'load_prefixes', 'shipped_prefixes', 'split_words', 'split_prefixes', 'gold_prefixes',
-           'read_gold', 'is_held_out', 'cuts', 'boundary_scores', 'add_outer_prefixes', 'training_arrays',
-           'choice_loss', 'fit_network', 'fit_scorer', 'learn_prefixes', 'measure_prefixes', 'make_prefixes']
+           'save_prefixes', 'check_table', 'load_prefixes', 'shipped_prefixes', 'split_words', 'split_prefixes',
+           'gold_prefixes', 'GoldWord', 'read_gold', 'is_held_out', 'cuts', 'boundary_scores', 'add_outer_prefixes',
+           'training_arrays', 'choice_loss', 'fit_network', 'fit_scorer', 'learn_prefixes', 'measure_prefixes',
+           'make_prefixes']
 
 # %% ../../nbs/text/7_prefixes.ipynb #c4930c7a
-import functools, itertools, re, zipfile, zlib
+import functools, itertools, re, zlib
 from collections import Counter
 from pathlib import Path
 import numpy as np
-from ..core import InputPath, RunFolder, UserError, cli, read_jsonl, resolve, sample_dir, stage
+from typing import NotRequired, TypedDict
+from ..core import MAX_FILE, InputPath, RunFolder, UserError, cli, ordinary_file, parsing
+from ..core import read_jsonl, resolve, sample_dir, stage
 from .clean import HEBREW, strip_niqqud
 from .records import read_records, source_files
 
@@ -195,17 +198,29 @@ def save_prefixes(p: Prefixes, path: str | Path) -> Path:
     with open(path, "wb") as f: np.savez_compressed(f, words=words, counts=p.counts, company=p.contexts, **net)
     return path
 
+# %% ../../nbs/text/7_prefixes.ipynb #1255df7b
+def check_table(p: Prefixes) -> Prefixes: # the same
+    "Refuse arrays that do not fit each other; raises `ValueError`."
+    shapes = dict(counts=(len(p.words),), contexts=(len(p.words), CONTEXTS))
+    arrays = dict(counts=p.counts, contexts=p.contexts)
+    if p.net:
+        n = features(Prefixes(["בית"], [1], np.zeros((1, CONTEXTS))), [("הבית", ("ה",))]).shape[1]
+        hidden = p.net["b1"].size
+        arrays, shapes = arrays | p.net, shapes | dict(mean=(n,), scale=(n,), w1=(n, hidden), b1=(hidden,), w2=(hidden,))
+    wrong = [name for name in {**shapes, **arrays} if name not in shapes or arrays[name].shape != shapes[name]]
+    wrong += [name for name, a in arrays.items() if a.dtype.kind not in "fu" or not np.isfinite(a).all()]
+    if wrong: raise ValueError(f"{wrong[0]} does not fit")
+    return p
+
 # %% ../../nbs/text/7_prefixes.ipynb #6831d1f6
 def load_prefixes(path: str | Path) -> Prefixes:
     "Read what `save_prefixes` wrote; raises `UserError`."
-    try:
+    way_out = "make it again with python -m hebrewgpt_nb.text.prefixes"
+    with parsing(ordinary_file(path, MAX_FILE), "a file of prefixes", way_out):
         with np.load(path) as f: found = {k: f[k] for k in f}
         words = found["words"].tobytes().decode().split("\n")
         net = {k[4:]: v for k, v in found.items() if k.startswith("net_")}
-        return Prefixes(words, found["counts"], found["company"], net or None)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-        raise UserError(f"{path}: not a file of prefixes ({type(e).__name__}); "
-                        "make it again with python -m hebrewgpt_nb.text.prefixes") from None
+        return check_table(Prefixes(words, found["counts"], found["company"], net or None))
 
 # %% ../../nbs/text/7_prefixes.ipynb #d7bb1a0a
 @functools.cache
@@ -242,13 +257,21 @@ def gold_prefixes(row: dict) -> tuple: # of a word in `segmentation_*.jsonl`
     leading = itertools.takewhile(lambda x: x[0] in UNITS and x[1] in LEADING, list(zip(parts, tags))[:-1])
     return tuple(part for part, _ in leading)
 
+# %% ../../nbs/text/7_prefixes.ipynb #a7096d82
+class GoldWord(TypedDict):
+    "A line of `segmentation_*.jsonl`."
+    surface: str
+    segments: list[str]
+    surface_split: NotRequired[list[str]]
+    upos: NotRequired[list[str]]
+
 # %% ../../nbs/text/7_prefixes.ipynb #8a0bc25b
 def read_gold(folder: str | Path) -> dict[str, dict]: # set -> word -> its most frequent prefixes
     "Words of treebanks; raises `UserError` if there are none."
     sets = {}
     for file in sorted(f for f in resolve(folder).glob("segmentation_*.jsonl") if "sentences" not in f.name):
         seen = {}
-        for row in read_jsonl(file):
+        for row in read_jsonl(file, GoldWord):
             word = row["surface"]
             if WORD.fullmatch(word): seen.setdefault(word, Counter())[gold_prefixes(row)] += 1
         sets[file.stem.removeprefix("segmentation_")] = {w: c.most_common(1)[0][0] for w, c in seen.items()}

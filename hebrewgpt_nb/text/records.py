@@ -15,7 +15,7 @@ import gzip, itertools, json, lzma, os, re, warnings, zlib
 from collections import Counter
 from pathlib import Path
 import zstandard
-from ..core import UserError, resolve
+from ..core import UserError, ordinary_file, resolve
 
 # %% ../../nbs/text/0_records.ipynb #a1b0220f
 def decompress_zstd(file, # opened binary
@@ -36,7 +36,7 @@ DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.Zst
 def read_chunks(path: Path): # yields bytes
     "The decompressed content of a file, piece by piece; raises `UserError`."
     try:
-        with open(path, "rb") as f:
+        with open(ordinary_file(path), "rb") as f:
             if path.suffix == ".zst": yield from decompress_zstd(f)
             else:
                 content = DECOMPRESS[path.suffix](f) if path.suffix in DECOMPRESS else f

@@ -121,13 +121,13 @@ def verify_file(path: Path, # a shard file
     if sha256_file(path) != sha256: raise UserError(f"{path}: altered since it was written (checksum differs); {again}")
 
 # %% ../../nbs/text/4_shards.ipynb #e0b3811d
-def load_array(path: Path, dtype: str, length: int | None=None, # None: any
-              ) -> np.ndarray: # (length,)
-    "A row of numbers in a .npy file; raises `UserError`."
-    with parsing(ordinary_file(path), f"a row of {dtype}", "make it again"):
+def load_array(path: Path, dtype: str, *shape, # None: any number
+              ) -> np.ndarray: # of this shape
+    "The numbers in a .npy file; raises `UserError`."
+    with parsing(ordinary_file(path), f"an array of {dtype}", "make it again"):
         found = np.load(path)
-        if found.dtype != dtype or found.ndim != 1: raise ValueError(f"{found.dtype} in {found.ndim} dimensions")
-        if length not in (None, len(found)): raise ValueError(f"{len(found)} numbers, not {length}")
+        fits = len(shape) == found.ndim and all(n in (None, m) for n, m in zip(shape, found.shape))
+        if found.dtype != dtype or not fits: raise ValueError(f"{found.dtype} {found.shape}, not {shape}")
         return found
 
 # %% ../../nbs/text/4_shards.ipynb #e13b74bd
@@ -135,7 +135,8 @@ def load_file_starts(path: Path, entry: dict) -> np.ndarray: # (documents,) int6
     "Where each document of a file starts; raises `UserError`."
     starts = load_array(path, "int64", entry["documents"])
     if starts[0] == 0 and (np.diff(starts) > 0).all() and starts[-1] < entry["tokens"]: return starts
-    raise UserError(f"{path}: its documents do not follow each other in {entry['tokens']} tokens; make the shards again")
+    raise UserError(f"{path}: its documents do not follow each other in {entry['tokens']} tokens; "
+                    "make the shards again")
 
 # %% ../../nbs/text/4_shards.ipynb #01385120
 class FileEntry(TypedDict):
@@ -490,7 +491,8 @@ def verify_shard(folder: Path, stem: str, entry: dict, index: dict): # entry: of
     verify_file(starts, entry["starts_sha256"])
     load_file_starts(starts, entry)
     largest, pieces = np.memmap(path, dtype, "r").max(), index["vocab_size"]
-    if largest >= pieces: raise UserError(f"{path}: holds token {largest} of a vocabulary of {pieces}; make the shards again")
+    if largest < pieces: return
+    raise UserError(f"{path}: holds token {largest} of a vocabulary of {pieces}; make the shards again")
 
 # %% ../../nbs/text/4_shards.ipynb #33dd88b6
 def verify_shards(folder: Path, index: dict):
@@ -527,7 +529,8 @@ class Shards:
             raise UserError(f"{self.path}: made with another tokenizer ({made_by[:12]}, "
                             f"given {tokenizer.sha256[:12]}); make the shards again")
         if tokenizer is not None and tokenizer.vocab_size != (pieces := self.index["vocab_size"]):
-            raise UserError(f"{self.path}: of {pieces} pieces, the tokenizer has {tokenizer.vocab_size}; make the shards again")
+            raise UserError(f"{self.path}: of {pieces} pieces, the tokenizer has {tokenizer.vocab_size}; "
+                            "make the shards again")
         verify_shards(self.path, self.index)
     @property
     def sources(self) -> list[str]:

@@ -14,7 +14,7 @@ __all__ = ['CREDIT', 'NO_ANSWER', 'ENTAILMENT_LABELS', 'SENTIMENTS', 'COMMENT_LA
 import ast, csv, dataclasses, difflib, glob, io, json, re
 from collections.abc import Callable
 from pathlib import Path
-from ..core import UserError, resolve
+from ..core import UserError, parse_json, parsing, resolve
 from .records import COMPRESSED, Quarantine, parse_object, parse_text, quarantine_line, read_blocks
 from .records import read_bytes, read_chunks, read_lines, text_problem, warn_quarantined
 
@@ -228,9 +228,9 @@ def read_table(file: Path, # .parquet, .csv or .tsv
 # %% ../../nbs/text/3_sources.ipynb #576f00b7
 def read_squad(file: Path): # yields row number, nothing, paragraph
     "The paragraphs of a file like SQuAD's; raises `UserError`."
-    try: rows = [dict(p) for article in json.loads(b"".join(read_chunks(file)))["data"] for p in article["paragraphs"]]
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{file}: neither JSON lines nor a file like SQuAD's (data, paragraphs, qas)") from None
+    raw = b"".join(read_chunks(file))
+    with parsing(file, "a file like SQuAD's (data, paragraphs, qas), nor JSON lines", "correct it"):
+        rows = [dict(p) for article in parse_json(raw)["data"] for p in article["paragraphs"]]
     yield from ((n, b"", row) for n, row in enumerate(rows, 1))
 
 # %% ../../nbs/text/3_sources.ipynb #4eec32c3
@@ -244,7 +244,8 @@ def read_json_rows(file: Path): # yields line number, the line, its object or wh
 # %% ../../nbs/text/3_sources.ipynb #0cdb7099
 def read_catalogue(file: Path): # yields line number, the line's path, row with its text or what is wrong
     "The works of a Ben-Yehuda dump, by its catalogue."
-    lines = io.StringIO(b"".join(read_chunks(file)).decode("utf-8-sig"))
+    with parsing(file, "a catalogue in UTF-8", "correct it"):
+        lines = io.StringIO(b"".join(read_chunks(file)).decode("utf-8-sig"))
     for n, row in enumerate(csv.DictReader(lines), 2):
         work = (row.get("path") or "").strip("/")
         texts = [file.parent/folder/f"{work}.txt" for folder in ("txt_stripped", "txt")]
