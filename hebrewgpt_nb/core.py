@@ -9,8 +9,9 @@ __all__ = ['MAX_FILE', 'MAX_NESTING', 'ABOVE_0', 'FROM_0', 'A_SHARE', 'A_FOLDER'
            'write_json', 'reason_of', 'ordinary_file', 'read_whole', 'parsing', 'check_nesting', 'parse_json',
            'read_json', 'read_jsonl', 'replace_folder', 'fingerprint', 'sha256_file', 'Rule', 'is_input',
            'is_folder_name', 'base_type', 'rules_of', 'check_value', 'named_fields', 'parts_of', 'check_content',
-           'read_yaml', 'kinds_of', 'inputs_of', 'check_parameters', 'stage_key', 'Stamp', 'read_stamp', 'run_stage',
-           'stage', 'module_name', 'help_of', 'yes_or_no', 'parser_of', 'cli', 'Progress', 'rtl', 'pick_device']
+           'parse_yaml', 'read_yaml', 'kinds_of', 'inputs_of', 'check_parameters', 'stage_key', 'Stamp', 'read_stamp',
+           'run_stage', 'stage', 'module_name', 'help_of', 'yes_or_no', 'parser_of', 'cli', 'Progress', 'rtl',
+           'pick_device']
 
 # %% ../nbs/core/0_core.ipynb #76db2fb6
 import argparse, ast, functools, hashlib, inspect, json, math, os, re, shutil, sys, time, typing
@@ -232,6 +233,7 @@ def named_fields(kind, # a TypedDict
     missing = sorted(kind.__required_keys__ - found.keys())
     if missing: raise UserError(f"{', '.join(missing)} missing; delete it and make it again")
     kinds = typing.get_type_hints(kind, include_extras=True)
+    for name in kind.__optional_keys__: kinds[name], = typing.get_args(kinds[name]) # out of NotRequired
     return [(name, found[name], k) for name, k in kinds.items() if name in found]
 
 # %% ../nbs/core/0_core.ipynb #4ae5c3a6
@@ -260,15 +262,22 @@ def check_content(name: str, # "" for the whole file
 
 # %% ../nbs/core/0_core.ipynb #6827eebd
 Sha256 = Annotated[str, Rule(re.compile("[0-9a-f]{64}").fullmatch, "expected 64 hex digits")]
-MAX_YAML = 2**17 # characters; its parser takes a second for 100,000
+MAX_YAML = 2**16 # bytes; its parser takes a second for them
+
+def parse_yaml(text: str):
+    "YAML as values; raises `ValueError` where it is nested too deep, before its parser has to go there."
+    import yaml # of stages that read it
+    depth = 0
+    for event in yaml.parse(text):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_NESTING: raise ValueError(f"nested deeper than {MAX_NESTING}")
+    return check_nesting(yaml.safe_load(text), len(text))
 
 def read_yaml(path: str | Path, kind=None): # as of `read_json`
     "Read YAML; a missing, torn or forged file is named in one line."
-    import yaml # of stages that read it
     raw = read_whole(ordinary_file(path, MAX_YAML))
     with parsing(path, "a YAML file", "correct it"):
-        text = raw.decode("utf-8-sig")
-        found = check_nesting(yaml.safe_load(text), len(text))
+        found = parse_yaml(raw.decode("utf-8-sig"))
         return found if kind is None else check_content("", found, kind)
 
 # %% ../nbs/core/0_core.ipynb #5bba4487

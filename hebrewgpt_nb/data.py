@@ -55,7 +55,8 @@ class CleanedFile:
         return UserError(f"{self.folder/name}: holds other documents than lengths.npy beside it; delete {self.folder}")
     def records(self): # yields (number in the file, record)
         "The cleaned documents; raises `UserError`."
-        found = enumerate(read_records(self.folder/"docs.jsonl.zst")) if len(self.lengths) else iter(())
+        file = ordinary_file(self.folder/"docs.jsonl.zst")
+        found = enumerate(read_records(file)) if len(self.lengths) else iter(())
         n = -1
         for n, record in itertools.islice(found, len(self.lengths)): yield n, record
         if n + 1 != len(self.lengths) or next(found, None): raise self.torn("docs.jsonl.zst")
