@@ -40,9 +40,9 @@ class CleanedFile:
         self.source, self.role, self.folder, self.file, self.done = source, role, folder, file, done
         self.lengths = load_array(folder/"lengths.npy", "int64", None) # words of each document
         self.ends = np.cumsum(self.lengths)
-        self.all_words = np.empty(0, np.uint32)
-        if self.lengths.any(): self.all_words = np.memmap(ordinary_file(folder/"words.bin"), np.uint32, "r")
-        if self.lengths.min(initial=0) < 0 or self.lengths.sum() != len(self.all_words): raise self.torn("words.bin")
+        self.all_words, words = np.empty(0, np.uint32), ordinary_file(folder/"words.bin")
+        if self.lengths.min(initial=0) < 0 or 4*self.lengths.sum() != words.stat().st_size: raise self.torn("words.bin")
+        if self.lengths.any(): self.all_words = np.memmap(words, np.uint32, "r")
         self.valid = np.full(len(self.lengths), role == "valid")
         self.number = np.zeros(len(self.lengths), np.int64) # of each document, in the order of comparison
         self.duplicate_of = np.full(len(self.lengths), -1) # number of the document that it repeats

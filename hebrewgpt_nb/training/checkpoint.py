@@ -61,7 +61,10 @@ class Storage:
         raise UserError(f"{path}: cannot be read, it is a folder, a pipe or a device; delete it")
 
     def remove(self, path: str):
-        if self.fs.exists(path): self.fs.rm_file(path)
+        "Remove a file, if it is there; raises `UserError`."
+        try:
+            if self.fs.exists(path): self.fs.rm_file(path)
+        except OSError as e: raise UserError(f"{path}: cannot be removed ({reason_of(e)})") from None
 
     def clear(self):
         "Remove all of it."
