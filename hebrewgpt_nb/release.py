@@ -79,7 +79,7 @@ def read_published_config(path: Path) -> dict: # empty if there is none
         raise UserError(f"{path}: has no hidden_size, so it is no published config "
                         "(a bundle is loaded with load_bundle)")
     sizes = {k: given[k] for k in (*COUNTS, "rope_theta") if given.get(k) is not None}
-    bad = [f"{k} is {v!r}" for k, v in sizes.items() if not is_size(k, v)]
+    bad = [f"{k} is {repr(v)[:40]}" for k, v in sizes.items() if not is_size(k, v)]
     if bad: raise UserError(f"{path}: {', '.join(bad)}; expected a number above 0")
     return sizes
 

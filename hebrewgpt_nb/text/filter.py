@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 import numpy as np
 from typing import TypedDict
-from ..core import NonNegativeInt, read_json, write_json
+from ..core import NonNegativeInt, ordinary_file, read_json, write_json
 from .clean import HEBREW, clean_text, leftovers, letters_of
 from .copies import ngram_hashes, word_hashes
 from .shards import batch_records, map_in_pool, worker_pool
@@ -166,7 +166,7 @@ def clean_file(file: Path, folder: Path, # gets docs.jsonl.zst and words.bin bes
                key: dict, # what the result depends on
                pool=None, tick=lambda n, note: None) -> dict: # what `done.json` holds
     "Clean and judge one file of records, unless that was done."
-    stat = file.stat()
+    stat = ordinary_file(file).stat()
     key = key | dict(file=str(file), size=stat.st_size, changed=stat.st_mtime_ns)
     if done := read_done(folder, key): return done
     shutil.rmtree(folder, ignore_errors=True)

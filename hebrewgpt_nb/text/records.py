@@ -156,6 +156,7 @@ def record_files(paths, # a file, a folder, or a list of them
     if isinstance(paths, (list, tuple)): return [f for p in paths for f in record_files(p)]
     path = resolve(paths)
     if not path.exists(): raise UserError(f"{path}: no such file or folder")
+    if not path.is_dir(): ordinary_file(path) # a pipe or a device is neither
     files = [path] if path.is_file() else sorted(filter(is_record_file, path.iterdir()))
     if files: return files
     raise UserError(f"{path}: holds no records; expected files such as news.train.jsonl, .jsonl.gz, .jsonl.zst or .txt")

@@ -49,7 +49,7 @@ def answer_text(answers) -> str | None:
     "The first text in answers as SQuAD and its descendants write them."
     if isinstance(answers, str) and answers.strip()[:1] in ("[", "{"):
         try: answers = ast.literal_eval(answers.strip())
-        except (ValueError, SyntaxError): return None
+        except (ValueError, SyntaxError, RecursionError, MemoryError): return None
     if isinstance(answers, dict): answers = answers.get("text")
     first = answers[0] if isinstance(answers, list) and answers else answers
     if isinstance(first, dict): first = first.get("text")
@@ -66,7 +66,8 @@ def first_answer(question: dict) -> str | None: # None if there is none though t
 def parse_questions(row: dict) -> dict | str:
     "A passage with its questions: `context`, and `qas` or one `question` with `answers`."
     row = {k.lower(): v for k, v in row.items()}
-    questions = [q for q in row.get("qas") or () if isinstance(q, dict)] or [row]
+    found = row.get("qas") if isinstance(row.get("qas"), list) else []
+    questions = [q for q in found if isinstance(q, dict)] or [row]
     for fields in ((row, "context"), *((q, "question") for q in questions)):
         if problem := field_problem(*fields): return problem
     answers = [first_answer(q) for q in questions]
