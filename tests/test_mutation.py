@@ -411,7 +411,7 @@ def run_cases(count, tok, place, first=0, only="", tell=lambda outcome: None):
     return outcomes
 
 @contextlib.contextmanager
-def bounded_memory(more=3 << 30): # bytes beyond what the process has
+def bounded_memory(more=1 << 30): # bytes beyond what the process has
     "What would read /dev/zero to its end is a MemoryError."
     had, pages = resource.getrlimit(resource.RLIMIT_AS), int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, had[1]))
