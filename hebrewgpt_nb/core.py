@@ -106,7 +106,7 @@ def parsing(path: str | Path, what: str, # it should be
             way_out: str="delete it and make it again"):
     "Within it, an error is one over the content of `path`; raises `UserError`."
     try: yield
-    except UserError as e: raise UserError(f"{path}: {e}") from None
+    except UserError as e: raise UserError(f"{path}: not {what}: {e}") from None
     except Exception as e: raise UserError(f"{path}: not {what} ({reason_of(e)}); {way_out}") from None
 
 # %% ../nbs/core/0_core.ipynb #cb310821
@@ -133,9 +133,8 @@ def parse_json(raw: bytes):
 def read_json(path: str | Path, kind=None): # what it should hold, as of `check_content`; None: anything
     "Read JSON; a missing, torn or forged file is named in one line."
     raw = read_whole(path)
-    with parsing(path, "valid JSON"):
-        found = parse_json(raw)
-        return found if kind is None else check_content("", found, kind)
+    with parsing(path, "valid JSON"): found = parse_json(raw)
+    with parsing(path, "what it should hold"): return found if kind is None else check_content("", found, kind)
 
 # %% ../nbs/core/0_core.ipynb #86d9ed3c
 def read_jsonl(path: str | Path, kind=None, # what a line should hold, as of `check_content`; None: any object
@@ -144,8 +143,8 @@ def read_jsonl(path: str | Path, kind=None, # what a line should hold, as of `ch
     rows = []
     for n, line in enumerate(read_whole(path).split(b"\n")[:-1], 1):
         if not line: continue
-        with parsing(f"{path}:{n}", "JSON"):
-            rows.append(parse_json(line) if kind is None else check_content("", parse_json(line), kind))
+        with parsing(f"{path}:{n}", "valid JSON"): rows.append(parse_json(line))
+        with parsing(f"{path}:{n}", "what it should hold"): kind is None or check_content("", rows[-1], kind)
         if not isinstance(rows[-1], dict): raise UserError(f"{path}:{n}: expected an object; it was torn or altered")
     return rows
 
@@ -273,12 +272,11 @@ def parse_yaml(text: str):
         if depth > MAX_NESTING: raise ValueError(f"nested deeper than {MAX_NESTING}")
     return check_nesting(yaml.safe_load(text), len(text))
 
-def read_yaml(path: str | Path, kind=None): # as of `read_json`
+def read_yaml(path: str | Path):
     "Read YAML; a missing, torn or forged file is named in one line."
     raw = read_whole(ordinary_file(path, MAX_YAML))
     with parsing(path, "a YAML file", "correct it"):
-        found = parse_yaml(raw.decode("utf-8-sig"))
-        return found if kind is None else check_content("", found, kind)
+        return parse_yaml(raw.decode("utf-8-sig"))
 
 # %% ../nbs/core/0_core.ipynb #5bba4487
 def kinds_of(fn) -> dict: # parameter -> its kind, with its rules

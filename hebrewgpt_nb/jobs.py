@@ -68,8 +68,8 @@ def read_chain(path: str | Path, # a YAML file: notebook -> parameters
     chain = {notebook: {name: fill_in(value, run, data) for name, value in params.items()}
              for notebook, params in load_chain(path).items()}
     for notebook, params in chain.items():
-        with parsing(f"{path}: {str(notebook)[:40]}", "what a notebook takes", "correct it"):
-            check_job(notebook, params, run)
+        try: check_job(notebook, params, run)
+        except UserError as e: raise UserError(f"{path}: {notebook}: {e}") from None
     return chain
 
 # %% ../nbs/10_jobs.ipynb #6e08a225
