@@ -1,5 +1,5 @@
 """Every kind of file that is read back, altered: each is refused in one line, or read as what it says. `python tests/test_mutation.py 2000` tries more."""
-import contextlib, copy, dataclasses, io, json, os, random, resource, shutil, signal, sys, tempfile, time, traceback, warnings
+import contextlib, copy, dataclasses, faulthandler, io, json, os, random, resource, shutil, signal, sys, tempfile, time, traceback, warnings
 from collections import Counter
 from pathlib import Path
 import numpy as np, pytest, torch, yaml
@@ -23,7 +23,7 @@ from hebrewgpt_nb.training.checkpoint import Checkpoints
 from hebrewgpt_nb.training.loop import Training, resume
 from hebrewgpt_nb.training.optim import make_optimizer
 
-CASES, SECONDS = int(os.environ.get("MUTATIONS", 300)), 5 # altered files, and how long one may take
+CASES, SECONDS = int(os.environ.get("MUTATIONS", 300)), 20 # altered files, and how long one may take
 WORDS = "הבית שלנו גדול והגן שלו קטן אבל בערב כולם יושבים בחצר ומדברים על היום שעבר".split()
 TEXTS = [" ".join(WORDS[i % len(WORDS)] for i in range(n, n + 30)) for n in range(40)]
 
@@ -365,6 +365,7 @@ def attempt(subject, folder, tok, before): # kind, what was said
     quiet = io.StringIO()
     signal.signal(signal.SIGALRM, say_hang)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    faulthandler.dump_traceback_later(12 * SECONDS, exit=True) # where not even an alarm is heard
     try:
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -383,7 +384,9 @@ def attempt(subject, folder, tok, before): # kind, what was said
     except Exception as e:
         where = traceback.extract_tb(e.__traceback__)[-1]
         return f"TRACEBACK {type(e).__name__}", f"{Path(where.filename).name}:{where.lineno} {str(e)[:150]}"
-    finally: signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
 
 def one_case(seed, name, made, before, tok, place):
     rng, subject, folder = random.Random(seed), SUBJECTS[name], place/"case"
