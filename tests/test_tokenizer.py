@@ -250,7 +250,7 @@ def test_empty_corpus(tmp_path, texts):
 # -- bad files
 
 def test_missing_model(tmp_path):
-    with pytest.raises(UserError, match="none.model: cannot be read"): Tokenizer(tmp_path/"none.model")
+    with pytest.raises(UserError, match="none.model: no such file"): Tokenizer(tmp_path/"none.model")
 
 def test_folder_instead_of_a_model(tmp_path):
     with pytest.raises(UserError, match="cannot be read"): Tokenizer(tmp_path)

@@ -11,8 +11,8 @@ __all__ = ['CARD', 'SHARED', 'MIXTURES', 'Mixture', 'Balance', 'MAX_EPOCHS', 'is
 import heapq, math, warnings
 from pathlib import Path
 from typing import Annotated
-import numpy as np, yaml
-from ..core import Rule, UserError, resolve
+import numpy as np
+from ..core import Rule, UserError, read_yaml, resolve
 
 # %% ../../nbs/text/5_mixture.ipynb #c711fb12
 CARD = dict(benyehuda=.23, supreme_court=.22, c4=.20, cc100=.19, wikipedia=.12, tasks=.04)
@@ -51,9 +51,7 @@ def check_mixture(shares: dict, # source or group -> share
 # %% ../../nbs/text/5_mixture.ipynb #6888158e
 def read_shares(path: Path): # what the file holds, to be checked
     "A file of YAML or JSON; raises `UserError`."
-    try: return yaml.safe_load(path.read_text(encoding="utf8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: not YAML ({str(e).splitlines()[0]})") from None
+    return read_yaml(path)
 
 # %% ../../nbs/text/5_mixture.ipynb #07b7ca92
 def read_mixture(name: str | Path, # of `MIXTURES`, or a YAML or JSON file
