@@ -6,24 +6,26 @@
 __all__ = ['Niqqud', 'FileName', 'is_validation', 'CleanedFile', 'choose_validation', 'comparison_order', 'number_documents',
            'find_duplicates', 'hebrew_strings', 'eval_texts', 'held_out', 'filter_document', 'new_counts',
            'CorpusReport', 'CorpusWriter', 'show_originals', 'save_statistics', 'write_report', 'sum_report',
-           'EarlierReport', 'remove_earlier', 'eval_folder', 'clean_files', 'write_corpus', 'prepare_data']
+           'EarlierReport', 'earlier_files', 'remove_earlier', 'eval_folder', 'clean_files', 'write_corpus',
+           'prepare_data']
 
 # %% ../nbs/00_data.ipynb #fa0fb945
 import contextlib, hashlib, itertools, shutil
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict
-import numpy as np
 
 # %% ../nbs/00_data.ipynb #024f34a3
 from .core import InputPath, NonNegativeInt, Progress, Rule, RunFolder, Share, UserError
-from .core import cli, ordinary_file, read_json, resolve, sample_dir, stage, write_json
+from .core import cli, ordinary_file, read_json, resolve, sample_dir, stage
+from .core import work_folder, write_file, write_json
+import numpy as np
 from .text.clean import HEBREW, clean_text, letters_of
 from .text.copies import HeldOut, cut_overlaps, near_duplicates, overlap_mask
 from .text.filter import RULES, clean_file, cleaning_pool, preview
 from .text.shards import build_shards, load_array
-from .text.records import Quarantine, RecordWriter
-from .text.records import read_objects, read_records, source_files, write_records
+from .text.records import Quarantine, RecordWriter, is_record_file, print_quarantined, read_file
+from .text.records import read_objects, read_records, record_files, source_files, write_records
 
 # %% ../nbs/00_data.ipynb #9c428c78
 Niqqud = Literal["keep", "strip", "auto"] # keep, strip, or auto: strip but where it is the subject
@@ -109,10 +111,12 @@ def hebrew_strings(item) -> list[str]: # every string with Hebrew in it, however
     return [text for value in item for text in hebrew_strings(value)]
 
 # %% ../nbs/00_data.ipynb #023adeaf
-def eval_texts(folder: Path, quarantine: list): # yields str
-    "All texts of the evaluation items of a folder of JSON lines."
-    for file in sorted(folder.glob("*.jsonl")):
-        for item in read_objects(file, quarantine): yield from hebrew_strings(item)
+def eval_texts(evals: Path, # a folder, or a file; of items in JSON lines, or plain texts
+               quarantine: list): # yields str
+    "All texts of the evaluation items, cleaned as the training text is; raises `UserError` if no file can be read."
+    for file in record_files(evals):
+        read = read_file if ".txt" in file.suffixes else read_objects
+        for item in read(file, quarantine): yield from map(clean_text, hebrew_strings(item))
 
 # %% ../nbs/00_data.ipynb #a7fb9d8a
 def held_out(files: list[CleanedFile], evals: Path | None, quarantine: list) -> HeldOut:
@@ -201,7 +205,8 @@ def show_originals(examples: dict, # reason -> previews
 def save_statistics(path: Path, files: list[CleanedFile]):
     "Write the statistics of all documents, dropped ones too, as arrays that are named as in `RULES`."
     table = np.concatenate([load_array(f.folder/"numbers.npy", "float32", None, len(RULES)) for f in files])
-    np.savez(path, **{name: table[:, column] for column, name in enumerate(RULES)})
+    with write_file(path) as part, open(part, "wb") as f:
+        np.savez(f, **{name: table[:, column] for column, name in enumerate(RULES)})
 
 # %% ../nbs/00_data.ipynb #9fbf10b4
 def write_report(corpus: CorpusWriter, files: list[CleanedFile],
@@ -210,9 +215,7 @@ def write_report(corpus: CorpusWriter, files: list[CleanedFile],
     "Write `report.json`, `quarantine.jsonl` and `numbers.npz`."
     aside = Quarantine([q for f in files for q in f.done["quarantine"]] + list(quarantine))
     write_records(corpus.run/"quarantine.jsonl", aside)
-    if aside:
-        reasons = ", ".join(f"{why}: {n}" for why, n in aside.counts.items())
-        print(f"{len(aside)} lines could not be used ({reasons}); see quarantine.jsonl in the run's folder")
+    print_quarantined("prepare_data", aside)
     show_originals(corpus.report.examples, files)
     save_statistics(corpus.run/"numbers.npz", files)
     sources = corpus.report.sources
@@ -240,18 +243,24 @@ class EarlierReport(TypedDict):
     sources: dict[FileName, dict]
 
 # %% ../nbs/00_data.ipynb #230a2b8a
-def remove_earlier(run: Path, # a run's folder
-                  ):
-    "Remove the records that an earlier job left, so that no source of it survives."
-    if not (run/"report.json").exists(): return
-    for source in read_json(run/"report.json", EarlierReport)["sources"]:
-        for role in ("train", "valid"): (run/f"{source}.{role}.jsonl.zst").unlink(missing_ok=True)
-    (run/"report.json").unlink()
+def earlier_files(run: Path) -> list[Path]: # of a run's folder
+    "The records that an earlier job left there, by its report."
+    if not (path := run/"report.json").exists(): return []
+    try: sources = read_json(path, EarlierReport)["sources"]
+    except UserError as e:
+        raise UserError(f"{path}: not written by this stage; give another folder as run ({e})") from None
+    return [run/f"{source}.{role}.jsonl.zst" for source in sources for role in ("train", "valid")]
 
+def remove_earlier(run: Path):
+    "Remove the records that an earlier job left, so that no source of it survives."
+    for path in (*earlier_files(run), run/"report.json"): path.unlink(missing_ok=True)
+
+# %% ../nbs/00_data.ipynb #1df1eb26
 def eval_folder(data: str | Path, evals: str) -> Path | None:
-    "The folder of evaluation items: the one given, or `eval/` beside the records."
+    "The evaluation items: those given, a folder or a file, or those in `eval/` beside the records."
     if evals: return resolve(evals)
-    return next((p for p in (resolve(data)/"eval", resolve(data).parent/"eval") if p.is_dir()), None)
+    beside = (resolve(data)/"eval", resolve(data).parent/"eval")
+    return next((p for p in beside if p.is_dir() and any(map(is_record_file, p.iterdir()))), None)
 
 # %% ../nbs/00_data.ipynb #a8e50dd4
 def clean_files(sources: dict, # of `source_files`
@@ -277,28 +286,28 @@ def write_corpus(folder: Path, files: list[CleanedFile], held: HeldOut, quaranti
         return sum_report(write_report(corpus, files, quarantine))
 
 # %% ../nbs/00_data.ipynb #7e509777
-@stage
+@stage(earlier=earlier_files)
 def prepare_data(run: RunFolder = "runs/nb/data", # where the cleaned records go
                  data: InputPath = "", # a folder of records (or one file); empty: the sample
-                 evals: InputPath = "", # folder of items that training must not hold; empty: eval/ beside the records
+                 evals: InputPath = "", # items (folder or file) that training must not hold; empty: eval/ beside data
                  niqqud: Niqqud = "keep", # keep, strip, or auto: strip but where it is the subject
                  alike: Share = 0.8, # share of words, in order, from which a document counts as a copy
                  seed: NonNegativeInt = 0, # chooses the validation documents of a source that has none
                 ) -> dict: # totals
     "Clean, filter and deduplicate records; writes SOURCE.{train,valid}.jsonl.zst and report.json."
     sources, folder, quarantine = source_files(data or sample_dir()), resolve(run), Quarantine()
-    if data and folder in (resolve(data), resolve(data)/"pretrain"):
+    if folder in {file.parent for roles in sources.values() for files in roles.values() for file in files}:
         raise UserError(f"run and data are both {run}: give another folder for the result")
-    remove_earlier(folder)
-    files = clean_files(sources, folder/"work", niqqud)
+    remove_earlier(folder := work_folder(run))
+    files = clean_files(sources, folder/".work", niqqud)
     for source in sources: choose_validation([f for f in files if f.source == source], seed)
-    find_duplicates(files, folder/"work", alike)
+    find_duplicates(files, folder/".work", alike)
     held = held_out(files, eval_folder(data or sample_dir(), evals), quarantine)
     totals = write_corpus(folder, files, held, quarantine)
     if not totals["train_documents"]:
         raise UserError(f"{data}: nothing is left to train on; of {totals['read']} records {totals['quarantined']} were "
                         f"unreadable and {totals['dropped']} dropped (see {folder}/report.json)")
-    shutil.rmtree(folder/"work")
+    shutil.rmtree(folder/".work")
     return totals
 
 # %% ../nbs/00_data.ipynb #ae7df3ad

@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'stage_function', 'load_chain', 'fill_in', 'check_job', 'read_chain', 'Said', 'latest_progress', 'watch',
-           'watched', 'run_notebook', 'source_sha', 'is_finished', 'run_job', 'run_chain', 'Exchange', 'exchange_lines',
-           'show_result']
+           'watched', 'stoppable_engine', 'run_notebook', 'source_sha', 'is_finished', 'run_job', 'run_chain',
+           'Exchange', 'exchange_lines', 'show_result']
 
 # %% ../nbs/10_jobs.ipynb #33a6354f
-import hashlib, importlib, inspect, sys, threading, time, warnings
+import functools, hashlib, importlib, inspect, re, sys, threading, time, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
+from .core import InputPath, RunFolder, UserError, check_value, cli, inputs_of, lock_folder, parsing
+from .core import project_root, read_json, read_stamp, read_whole, read_yaml, resolve, stage_key, write_json
 from tqdm import tqdm
-from .core import InputPath, RunFolder, UserError, check_value, cli, inputs_of, project_root
-from .core import parsing, read_json, read_stamp, read_whole, read_yaml, resolve, stage_key, write_json
 
 # %% ../nbs/10_jobs.ipynb #c04710ce
 STAGES = { # notebook -> the stage at its end; other notebooks only teach
@@ -46,8 +46,12 @@ def load_chain(path: str | Path) -> dict: # notebook -> parameters, with {run} a
 
 # %% ../nbs/10_jobs.ipynb #6958d682
 def fill_in(value, run: str, data: str):
-    "A parameter with `{run}` and `{data}` replaced; other braces stay."
-    return value.replace("{run}", run).replace("{data}", data) if isinstance(value, str) else value
+    "A parameter with `{run}` and `{data}` replaced; raises `UserError` for another name in braces."
+    if not isinstance(value, str): return value
+    known = dict(run=run, data=data)
+    unknown = [name for name in re.findall(r"{(\w+)}", value) if name not in known]
+    if unknown: raise UserError(f"{value!r}: a chain fills in {{run}} and {{data}}; write {unknown[0]} out")
+    return re.sub(r"{(\w+)}", lambda m: known[m[1]], value)
 
 # %% ../nbs/10_jobs.ipynb #e27972a6
 def check_job(notebook: str, params: dict, # filled in
@@ -65,10 +69,11 @@ def read_chain(path: str | Path, # a YAML file: notebook -> parameters
                run: str="runs/demo", data: str="", # for {run} and {data}
               ) -> dict[str, dict]: # notebook -> parameters
     "Read a chain and refuse what no notebook takes, before anything runs; raises `UserError`."
-    chain = {notebook: {name: fill_in(value, run, data) for name, value in params.items()}
-             for notebook, params in load_chain(path).items()}
+    chain = load_chain(path)
     for notebook, params in chain.items():
-        try: check_job(notebook, params, run)
+        try:
+            for name, value in params.items(): params[name] = fill_in(value, run, data)
+            check_job(notebook, params, run)
         except UserError as e: raise UserError(f"{path}: {notebook}: {e}") from None
     return chain
 
@@ -95,8 +100,9 @@ def watch(run: Path, # of the stage
           done: threading.Event,
           every: float=1.): # seconds between two looks
     "Show the stage's own progress until `done`."
-    bar, begun = None, time.time()
-    while not done.wait(every):
+    bar, begun, last = None, time.time(), False
+    while not last:
+        last = done.wait(every) # one more look when the stage has ended
         p = latest_progress(run, begun)
         if not p: continue
         if bar is None or p["what"] != bar.what:
@@ -119,6 +125,36 @@ def watched(run: Path): # of the stage
         done.set()
         watcher.join()
 
+# %% ../nbs/10_jobs.ipynb #89b7f162
+@functools.cache
+def stoppable_engine() -> str: # its name
+    "An engine of papermill, registered, that heeds Ctrl-C at every instant."
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class Client(PapermillNotebookClient):
+        ready = ended = asked = False # all cells ended; asked to stop before
+        def papermill_execute_cells(self):
+            self.ready = True
+            super().papermill_execute_cells()
+            self.ended = True
+        async def _async_cleanup_kernel(self): # also what a signal calls
+            self.asked = self.asked or bool(self.km) and not self.ended and await self.km.is_alive()
+            if not self.ready: self.shutdown_kernel = "immediate"
+            await super()._async_cleanup_kernel()
+
+    class Engine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, kernel_name, extra_arguments, **_):
+            client = Client(nb_man, kernel_name=kernel_name, extra_arguments=extra_arguments)
+            try: return client.execute()
+            except RuntimeError: # the kernel is gone
+                if client.asked: raise KeyboardInterrupt from None
+                raise
+
+    papermill_engines.register("stoppable", Engine)
+    return "stoppable"
+
 # %% ../nbs/10_jobs.ipynb #26e67a1b
 def run_notebook(notebook: str, # its name
                  params: dict, # for the cell tagged `parameters`
@@ -134,7 +170,8 @@ def run_notebook(notebook: str, # its name
     try:
         with watched(run):
             papermill.execute_notebook(root/"nbs"/f"{notebook}.ipynb", out, parameters=params, kernel_name="python3",
-                                       cwd=str(root), progress_bar=False, extra_arguments=quiet)
+                                       engine_name=stoppable_engine(), cwd=str(root), progress_bar=False,
+                                       extra_arguments=quiet)
     except papermill.PapermillExecutionError as e:
         if e.ename == "KeyboardInterrupt": raise KeyboardInterrupt from None
         raise UserError(f"{notebook} stopped: {e.evalue} (executed as far as it came: {out})") from None
@@ -178,12 +215,13 @@ def run_chain(chain: str = "jobs/demo.yaml", # YAML file: notebooks with their p
     check_value("data", data, InputPath)
     check_value("run", run, RunFolder)
     took, jobs = {}, read_chain(chain, run=run, data=data)
-    for n, (notebook, params) in enumerate(jobs.items(), 1):
-        place = f"[{n}/{len(jobs)}] {notebook}"
-        out = resolve(run)/"notebooks"/f"{notebook}.ipynb"
-        if not is_finished(notebook, params, out): print(f"{place} ...", flush=True)
-        took[notebook] = run_job(notebook, params, out)
-        print(f"{place}: {took[notebook]:.0f} s" if took[notebook] else f"{place}: reused", flush=True)
+    with lock_folder(run, ".chain.lock"):
+        for n, (notebook, params) in enumerate(jobs.items(), 1):
+            place = f"[{n}/{len(jobs)}] {notebook}"
+            out = resolve(run)/"notebooks"/f"{notebook}.ipynb"
+            if not is_finished(notebook, params, out): print(f"{place} ...", flush=True)
+            took[notebook] = run_job(notebook, params, out)
+            print(f"{place}: {took[notebook]:.0f} s" if took[notebook] else f"{place}: reused", flush=True)
     show_result(run, sum(took.values()))
     return took
 

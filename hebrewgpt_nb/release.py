@@ -16,12 +16,16 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from transformers import BambaConfig, BambaForCausalLM, LlamaConfig, LlamaForCausalLM
-from .bundle import FLOATS, check_weights
-from .core import UserError, read_json, replace_folder, resolve
+from .bundle import FLOATS, check_weights, weight_bytes
+from .core import UserError, lock_folder, read_json, resolve, write_atomic, write_folder
 from .engine.blocks import KINDS
-from .model import HebrewGPT, ModelConfig
+from .model import HebrewGPT, ModelConfig, count_parameters
+from .quantize import unpack
 from .tokenizer import Tokenizer
 from .tokenizer_json import fast_tokenizer
+
+# %% ../nbs/07_release.ipynb #7206b980
+from .core import introduce
 
 # %% ../nbs/07_release.ipynb #32a879ae
 def unreadable(path: Path, e: Exception) -> UserError:
@@ -293,7 +297,7 @@ def card_facts(model: HebrewGPT, tok: Tokenizer) -> dict:
         prompt = IDS.format(bos=tok.bos_id, ask=ask, given=given, answer=answer)
     sizes = ("depth", "width", "heads", "head_dim", "hidden", "vocab_size", "context", "blocks")
     shape = {k: getattr(c, k) for k in sizes}
-    return shape | dict(parameters=sum(p.numel() for p in model.parameters()), prompt=prompt,
+    return shape | dict(parameters=count_parameters(model), prompt=prompt,
                         dtype=str(model.tok_emb.weight.dtype).split(".")[-1], architecture=stock_class(c).__name__)
 
 # %% ../nbs/07_release.ipynb #024eb620
@@ -315,7 +319,8 @@ def check_out_dir(out: Path, given: str | Path):
         raise UserError(f"{given}: holds something that is no export; choose another folder")
 
 # %% ../nbs/07_release.ipynb #8a808a24
-def export_hf(model: HebrewGPT, tok: Tokenizer,
+def export_hf(model: HebrewGPT, # of a packed one, the weights it decodes with, in float32
+              tok: Tokenizer,
               out_dir: str | Path, # new, empty, or an earlier export
               license: str = "unknown", # of the weights, for the card
              ) -> Path: # the folder
@@ -324,10 +329,13 @@ def export_hf(model: HebrewGPT, tok: Tokenizer,
     if tok.vocab_size != pieces:
         raise UserError(f"{tok.path}: has {tok.vocab_size} pieces, but the model {pieces}; they do not belong together")
     check_out_dir(out, out_dir)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    to_stock(model, tok).save_pretrained(part)
-    if fast: fast.save_pretrained(part)
-    shutil.copyfile(tok.path, part/"tokenizer.model")
-    (part/"README.md").write_text(model_card(model, tok, out.name, license), encoding="utf8")
-    return replace_folder(part, out)
+    model = unpack(model)
+    with lock_folder(out.parent, f".{out.name}.lock"), write_folder(out, need=weight_bytes(model)) as part:
+        to_stock(model, tok).save_pretrained(part)
+        if fast: fast.save_pretrained(part)
+        shutil.copyfile(tok.path, part/"tokenizer.model")
+        write_atomic(part/"README.md", model_card(model, tok, out.name, license))
+    return out
+
+# %% ../nbs/07_release.ipynb #37d79f97
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

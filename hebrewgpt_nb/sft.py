@@ -28,8 +28,8 @@ from peft import LoraConfig, get_peft_model
 from .bundle import find_bundle, load_bundle, save_bundle
 
 # %% ../nbs/05_sft.ipynb #c2b5b5ec
-from .text.records import Quarantine, parse_example, print_quarantined, read_checked, record_files
-from .text.records import source_name, write_records
+from .text.records import Quarantine, parse_example, print_quarantined, read_checked, read_objects
+from .text.records import record_files, source_name, write_records
 from .training.loop import Training, autocast, fit
 from .training.optim import make_optimizer, schedule
 from .training.rows import Batch

@@ -7,7 +7,8 @@ __all__ = ['KINDS', 'Size', 'Few', 'Positions', 'Letters', 'Dropout', 'CPU_CHUNK
            'within', 'check_config', 'ModelConfig', 'RMSNorm', 'Linear', 'rope_angles', 'rotate', 'doc_positions',
            'doc_mask', 'doc_blocks', 'attention_mask', 'compiled_flex', 'attend', 'Attention', 'cache_mask',
            'check_length', 'AttentionCache', 'attention_flops', 'attention_paths', 'run_conv', 'run_scan', 'Mamba2',
-           'MambaCache', 'mamba_flops', 'mamba_paths', 'check_mamba', 'mamba_fields', 'SwiGLU', 'Block']
+           'MambaCache', 'mamba_flops', 'mamba_paths', 'check_mamba', 'mamba_fields', 'SwiGLU', 'scatter_bits',
+           'dropout_mask', 'Block']
 
 # %% ../../nbs/engine/4_blocks.ipynb #d92ff463
 import math
@@ -370,6 +371,30 @@ class SwiGLU(nn.Module):
         if torch.is_grad_enabled(): return self.down(F.silu(self.gate(x)) * self.up(x))
         return self.down(F.silu(self.gate(x), inplace=True).mul_(self.up(x))) # no new memory
 
+# %% ../../nbs/engine/4_blocks.ipynb #e88c8dd3
+def scatter_bits(x: torch.Tensor) -> torch.Tensor: # int32
+    "A hash of 32-bit numbers, one to one: each bit that comes in turns about half of those that go out (`lowbias32`)."
+    x = (x ^ (x >> 16 & 0xFFFF)) * 0x7FEB352D
+    x = (x ^ (x >> 15 & 0x1FFFF)) * -0x7B935975
+    return x ^ (x >> 16 & 0xFFFF)
+
+# %% ../../nbs/engine/4_blocks.ipynb #30ab2d27
+def dropout_mask(seeds: torch.Tensor, # (B,) int32
+                 T: int, D: int, p: float) -> torch.Tensor: # (B, T, D), True where a value goes
+    "Which values each row loses, as a function of its seed."
+    def numbered(n): return torch.arange(n, dtype=torch.int32, device=seeds.device)
+    places = scatter_bits(scatter_bits(numbered(T) + 1) ^ seeds[:, None]) # (B, T)
+    x = (places[..., None] ^ scatter_bits(~numbered(D))) * 0x7FEB352D
+    return (x ^ (x >> 15 & 0x1FFFF)) * -0x7B935975 < int(p * 2**32) - 2**31
+
+# %% ../../nbs/engine/4_blocks.ipynb #d7ee388b
+class Dropout(nn.Dropout):
+    "Dropout by row."
+    seeds = None # (B, 2) int32 of the rows of the next forward pass, for two uses of the layer; None: drawn for the batch
+    def forward(self, x, use: int=0): # (B, T, D) -> (B, T, D)
+        if not self.training or not self.p or self.seeds is None: return super().forward(x)
+        return x.masked_fill(dropout_mask(self.seeds[:, use], *x.shape[1:], self.p), 0.) * (1 / (1 - self.p))
+
 # %% ../../nbs/engine/4_blocks.ipynb #9f2832f3
 class Block(nn.Module):
     "A mixer and a SwiGLU, each behind a norm and beside the residual stream."
@@ -378,7 +403,7 @@ class Block(nn.Module):
         self.ln1, self.ln2 = RMSNorm(cfg.width, cfg.eps), RMSNorm(cfg.width, cfg.eps)
         self.kind, self.mixer_name = kind, KINDS[kind].name
         self.add_module(self.mixer_name, KINDS[kind].mixer(cfg))
-        self.mlp, self.drop = SwiGLU(cfg), nn.Dropout(cfg.dropout)
+        self.mlp, self.drop = SwiGLU(cfg), Dropout(cfg.dropout)
     @property
     def mixer(self) -> nn.Module: return getattr(self, self.mixer_name)
     @property
@@ -387,4 +412,4 @@ class Block(nn.Module):
         return getattr(self.mixer, KINDS[self.kind].matrices[-1]), self.mlp.down
     def forward(self, x, rope, mask=None, docs=None, cache=None): # (B, T, D) -> (B, T, D)
         x = x + self.drop(self.mixer(self.ln1(x), rope, mask, docs, cache))
-        return x + self.drop(self.mlp(self.ln2(x)))
+        return x + self.drop(self.mlp(self.ln2(x)), 1)

@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypedDict
-import torch, torch.nn.functional as F
 from typing import Literal
+from ..core import Device, PositiveFloat, RunFolder, UserError, cli, lock_folder, read_jsonl, read_whole, resolve
+import torch, torch.nn.functional as F
 from ..bench import TOLERANCE, relative_error, time_call, time_in_turns
-from ..core import Device, PositiveFloat, RunFolder, UserError, cli, read_jsonl, read_whole, resolve
 from ..model import HebrewGPT, ModelConfig, compile_blocks, forward_flops, get_preset, loss_of
 from ..training.optim import make_optimizer
 
@@ -449,17 +449,17 @@ def run_cases(run: RunFolder = "runs/gpu", # where results.jsonl is written
              ) -> dict: # case -> record
     "Run all cases within the budget; each is written to results.jsonl when it ends. Raises `UserError`."
     config, path, end = make_config(device, preset), resolve(run)/"results.jsonl", time.time() + 60 * minutes
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = finished_cases(path, config)
-    for name in cases_to_run(only, done, again):
-        left = end - time.time()
-        if left <= 0:
-            print(f"{name}: not reached within {minutes:g} minutes, run again to go on")
-            continue
-        done[name] = record = run_case(name, config, min(left, MAX_CASE_SECONDS))
-        append_result(path, record)
-        print(f"{name}: {describe(record)}", flush=True)
-        if "CUDA error" in record.get("failed", ""): restart(run, device, preset, max(0., end - time.time()) / 60, only)
+    with lock_folder(run):
+        done = finished_cases(path, config)
+        for name in cases_to_run(only, done, again):
+            left = end - time.time()
+            if left <= 0:
+                print(f"{name}: not reached within {minutes:g} minutes, run again to go on")
+                continue
+            done[name] = record = run_case(name, config, min(left, MAX_CASE_SECONDS))
+            append_result(path, record)
+            print(f"{name}: {describe(record)}", flush=True)
+            if "CUDA error" in record.get("failed", ""): restart(run, device, preset, max(0., end - time.time()) / 60, only)
     return done
 
 # %% ../../nbs/studies/5_gpu.ipynb #9dddf8a7

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 from typing import Annotated, Literal, TypedDict
-from ..core import NonNegativeInt, PositiveInt, Rule, Sha256, UserError, ordinary_file, parsing
-from ..core import read_json, resolve, sha256_file, write_atomic, write_json
+from ..core import NonNegativeInt, PositiveInt, Rule, Sha256, UserError, lock_folder, ordinary_file, parsing
+from ..core import read_json, refuse_reimport, resolve, sha256_file, write_atomic, write_json
 
 # %% ../../nbs/text/4_shards.ipynb #5517cdee
 def token_dtype(vocab_size: int) -> str:
@@ -217,9 +217,10 @@ SHARD_FILE = re.compile(r"(\.?)([\w-]+-\d{5,})\.(?:bin|starts\.npy|keys\.npy|jso
 
 def remove_stale_files(folder: Path, stems: set | None=None, # keep these; None: keep all finished ones
                       ):
-    "Remove unfinished files of shards, and finished ones that are not in `stems`."
+    "Remove unfinished files of shards, and finished ones that are not in `stems`; a JSON file of another maker stays."
     for path in list(folder.iterdir()):
         if not (m := SHARD_FILE.fullmatch(path.name)): continue
+        if path.suffix == ".json" and b'"made"' not in path.read_bytes(): continue
         if m[1] or stems is not None and m[2] not in stems: path.unlink()
 
 # %% ../../nbs/text/4_shards.ipynb #eccefae5
@@ -357,6 +358,7 @@ def encode_batches(groups, # lists of dicts of `text` and `source`
 # %% ../../nbs/text/4_shards.ipynb #491816ee
 def start_build(folder: Path):
     "Make a folder ready: without an index nothing in it counts as finished shards."
+    refuse_reimport()
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if path.name == "index.json" or SHARD_FILE.fullmatch(path.name): ordinary_file(path)
@@ -410,11 +412,12 @@ def build_shards(records, # dicts of `text` and `source`, in the same order each
     dtype, made_by = token_dtype(tokenizer.vocab_size), tokenizer.sha256
     settings = dict(tokenizer_sha256=made_by, dtype=dtype, bos=tokenizer.bos_id, eos=tokenizer.eos_id,
                     shard_tokens=shard_tokens)
-    build = ShardBuild(resolve(out_dir), settings, tick)
-    groups = batch_records(build.new_records(records))
-    for batch, encoded in encode_batches(groups, tokenizer, workers): build.write(batch, encoded)
-    index = dict(dtype=dtype, vocab_size=tokenizer.vocab_size, tokenizer_sha256=made_by, sources=build.close())
-    write_json(build.folder/"index.json", index)
+    with lock_folder(out_dir):
+        build = ShardBuild(resolve(out_dir), settings, tick)
+        groups = batch_records(build.new_records(records))
+        for batch, encoded in encode_batches(groups, tokenizer, workers): build.write(batch, encoded)
+        index = dict(dtype=dtype, vocab_size=tokenizer.vocab_size, tokenizer_sha256=made_by, sources=build.close())
+        write_json(build.folder/"index.json", index)
     return index
 
 # %% ../../nbs/text/4_shards.ipynb #a73a1cc5

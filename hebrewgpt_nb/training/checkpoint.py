@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['HashingFile', 'Storage', 'Manifest', 'CheckpointFolder', 'CheckpointWriter', 'steps_to_keep', 'CheckpointSaver',
-           'ConfigMismatch', 'check_same_config', 'Checkpoints', 'fetch_files', 'local_copy']
+           'ConfigMismatch', 'check_same_kernels', 'check_same_config', 'Checkpoints', 'is_checkpoint',
+           'open_checkpoint', 'fetch_files', 'local_copy']
 
 # %% ../../nbs/training/3_checkpoint.ipynb #aca72ac3
 import hashlib, json, math, os, re
@@ -13,7 +14,7 @@ import torch
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from typing import TypedDict
-from ..core import MAX_FILE, NonNegativeInt, Sha256, UserError, check_content, parse_json, parsing
+from ..core import MAX_FILE, NonNegativeInt, Sha256, UserError, check_content, disk_error, parse_json, parsing
 from ..core import reason_of, resolve
 
 # %% ../../nbs/training/3_checkpoint.ipynb #2933ae22
@@ -65,10 +66,6 @@ class Storage:
         try:
             if self.fs.exists(path): self.fs.rm_file(path)
         except OSError as e: raise UserError(f"{path}: cannot be removed ({reason_of(e)})") from None
-
-    def clear(self):
-        "Remove all of it."
-        if self.fs.exists(self.root): self.fs.rm(self.root, recursive=True)
 
 # %% ../../nbs/training/3_checkpoint.ipynb #dbf53102
 class Manifest(TypedDict):
@@ -136,7 +133,7 @@ class CheckpointSaver(CheckpointWriter):
             before = self.steps()
             last = f"that of step {before[-1]} is kept" if before else "there is none before it"
             raise UserError(f"step {step}: the checkpoint could not be written to {self.root} "
-                            f"({getattr(e, 'strerror', None) or e}); {last}: "
+                            f"({getattr(disk_error(e) or e, 'strerror', None) or e}); {last}: "
                             "make room, and start the same command again") from None
         self.prune()
 
@@ -146,16 +143,27 @@ class CheckpointSaver(CheckpointWriter):
         for step in set(self.steps()) - wanted: self.remove(self.path(step, "json"))
         for step in set(self.steps("pt")) - wanted: self.remove(self.path(step, "pt"))
 
-# %% ../../nbs/training/3_checkpoint.ipynb #5773a379
+# %% ../../nbs/training/3_checkpoint.ipynb #90ace082
 class ConfigMismatch(UserError):
     "A checkpoint of another configuration."
 
+# %% ../../nbs/training/3_checkpoint.ipynb #6f466077
+def check_same_kernels(old: str | None, new: str | None, path: str): # as of `kernel_identity`; None: not known
+    "Refuse to go on with other kernels, unless `HEBREWGPT_KERNELS=any` chose that; raises `ConfigMismatch`."
+    if None in (old, new) or old == new: return
+    said = f"{path}: trained with the kernels {old}, and {new} run here, whose sums round differently"
+    if os.environ.get("HEBREWGPT_KERNELS") == "any": return print(f"{said}; HEBREWGPT_KERNELS=any goes on with them")
+    raise ConfigMismatch(f"{said}: go on with the same (C needs a C compiler: apt install gcc; CC=none is PyTorch "
+                         "alone), or set HEBREWGPT_KERNELS=any to go on to other weights than an unbroken run's")
+
+# %% ../../nbs/training/3_checkpoint.ipynb #5773a379
 def check_same_config(old: dict, new: dict, path: str): # of the checkpoint
     "Refuse a checkpoint of another configuration; raises `ConfigMismatch` with what changed."
-    differs = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    differs = [k for k in sorted({*old, *new} - {"kernels"}) if old.get(k) != new.get(k)]
     changes = "; ".join(f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in differs)
     if differs: raise ConfigMismatch(f"{path}: a checkpoint of another configuration ({changes}): "
                                      "choose another run, or delete it to start over")
+    check_same_kernels(old.get("kernels"), new.get("kernels"), path)
 
 # %% ../../nbs/training/3_checkpoint.ipynb #92429bb3
 class Checkpoints(CheckpointSaver):
@@ -182,6 +190,16 @@ class Checkpoints(CheckpointSaver):
                 problem = e
                 print(f"{e}; the checkpoint before it is used")
         if self.steps(): raise UserError(f"{problem}, and no other is there: delete {self.root} to start over")
+
+# %% ../../nbs/training/3_checkpoint.ipynb #984e58a7
+def is_checkpoint(path: str) -> bool: return bool(re.search(r"(^|/)[0-9]{8,}\.pt$", path))
+
+def open_checkpoint(path: str) -> tuple[Checkpoints, int]: # the folder, to be read as it is, and the step
+    "The folder that a checkpoint is in; raises `UserError`."
+    folder, _, name = path.rpartition("/")
+    saved, step = Checkpoints(folder, {}), int(name[:-3])
+    saved.key = saved.manifest(step)["key"]
+    return saved, step
 
 # %% ../../nbs/training/3_checkpoint.ipynb #c5771df9
 def fetch_files(address: str, into: Path) -> Path: # where they are now
