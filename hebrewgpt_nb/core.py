@@ -438,6 +438,8 @@ def check_content(name: str, # "" for the whole file
         raise UserError(f"{name or 'its content'} is a {type(value).__name__}, expected {base.__name__}")
     if base in (list, dict):
         for part, v, k in parts_of(kind, value): check_content(f"{name}.{part}".strip("."), v, k)
+    elif base is str and origin is not Literal: # a text, not a name: any character may be in it
+        if why := broken_rule(value, kind): raise UserError(f"{name} is {shorten(value)}: {why}")
     elif base is not object: check_value(name, value, kind)
     return value
 
