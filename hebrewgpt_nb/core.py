@@ -13,10 +13,10 @@ __all__ = ['WAYS_OUT', 'MAX_FILE', 'MAX_NESTING', 'ABOVE_0', 'FROM_0', 'A_SHARE'
            'sync_folder', 'write_folder', 'fingerprint', 'sha256_file', 'Rule', 'is_input', 'is_folder_name',
            'is_place', 'base_type', 'rules_of', 'yes_or_no', 'read_value', 'broken_rule', 'find_fault', 'check_value',
            'named_fields', 'parts_of', 'check_content', 'parse_yaml', 'read_yaml', 'kinds_of', 'inputs_of',
-           'check_parameters', 'stage_key', 'is_locked', 'lock_folder', 'work_folder', 'Stamp', 'read_stamp', 'remove',
-           'remove_leftovers', 'settle', 'explain_memory_errors', 'run_stage', 'refuse_reimport', 'finished',
-           'run_alone', 'stage', 'module_name', 'help_of', 'parser_of', 'cli', 'introduce', 'Progress', 'rtl',
-           'drawable', 'plot_label', 'pick_device']
+           'check_parameters', 'stage_key', 'is_locked', 'is_there', 'lock_folder', 'work_folder', 'Stamp',
+           'read_stamp', 'remove', 'remove_leftovers', 'settle', 'explain_memory_errors', 'run_stage',
+           'refuse_reimport', 'finished', 'run_alone', 'stage', 'module_name', 'help_of', 'parser_of', 'cli',
+           'introduce', 'Progress', 'rtl', 'drawable', 'plot_label', 'pick_device']
 
 # %% ../nbs/core/0_core.ipynb #3b2f02b9
 import os, signal, sys
@@ -508,19 +508,28 @@ def is_locked(file) -> bool: # open for writing
     except BlockingIOError: return True
     return False
 
+def is_there(file, path: Path) -> bool:
+    "Whether an open file is still the one with its name."
+    try: return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError: return False
+
 @contextmanager
-def lock_folder(folder: str | Path, name: str=".lock"): # a hidden file in it
+def lock_folder(folder: str | Path, name: str=".lock"): # a hidden file in it, while it is held
     "Within it, no other process, and no other thread, holds this lock of the folder; says so if it has to wait."
-    folder = resolve(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder/name, "a")
-    except OSError as e: raise UserError(f"{folder}: cannot be written ({e.strerror}); give another folder") from None
-    with lock:
+    path, said = resolve(folder)/name, False
+    while True:
+        with explain_disk_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = open(path, "a")
         if is_locked(lock):
-            print(f"{folder}: another process writes there; this one goes on when that has ended", flush=True)
+            if not said: print(f"{path.parent}: another process writes there; this one goes on when that has ended", flush=True)
+            said = True
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        if is_there(lock, path): break
+        lock.close() # whoever held it has removed it
+    with lock:
+        try: yield
+        finally: path.unlink(missing_ok=True)
 
 # %% ../nbs/core/0_core.ipynb #b001e5f7
 def work_folder(run: str | Path) -> Path:

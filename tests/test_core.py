@@ -86,7 +86,7 @@ def test_a_notebooks_parameters_are_its_stages(notebook, stage):
     assert list(declared("".join(cell["source"])).items()) == list(said.items())
 
 
-def test_a_stage_that_fails_leaves_no_stamp(tmp_path):
+def test_a_stage_that_fails_leaves_no_stamp_of_its_own(tmp_path):
     @stage
     def work(run: str = "x", # where
              seed: int = 0, # how
@@ -94,9 +94,11 @@ def test_a_stage_that_fails_leaves_no_stamp(tmp_path):
         "Fail for seed 1."
         if seed: raise RuntimeError("no")
         return {"ok": 1}
+    with pytest.raises(RuntimeError): work(run=str(tmp_path/"new"), seed=1)
+    assert read_stamp(tmp_path/"new") is None
     work(run=str(tmp_path))
     with pytest.raises(RuntimeError): work(run=str(tmp_path), seed=1)
-    assert read_stamp(tmp_path) is None
+    assert read_stamp(tmp_path)["key"]["seed"] == 0 and work(run=str(tmp_path)) == {"ok": 1} # what was finished stays so
 
 
 def test_a_changed_input_is_seen(tmp_path):
