@@ -119,7 +119,7 @@ def test_truncated_corpus_leaves_no_half_files(tmp_path):
     whole = (tmp_path/"in/b.train.jsonl.zst").read_bytes()
     (tmp_path/"in/b.train.jsonl.zst").write_bytes(whole[:-9])
     with pytest.raises(UserError, match="b.train.jsonl.zst: cut short"): prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))
-    assert sorted(p.name for p in (tmp_path/"out").iterdir()) == [".lock", ".work", "progress.json"]
+    assert sorted(p.name for p in (tmp_path/"out").iterdir()) == [".work", "progress.json"]
     write_records(tmp_path/"in/b.train.jsonl.zst", [record(n + 100, source="b") for n in range(9)])
     assert prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))["read"] == 18 and not (tmp_path/"out/.work").exists()
 
