@@ -14,7 +14,7 @@ __all__ = ['WAYS_OUT', 'MAX_FILE', 'MAX_NESTING', 'ABOVE_0', 'FROM_0', 'A_SHARE'
            'is_place', 'base_type', 'rules_of', 'yes_or_no', 'read_value', 'broken_rule', 'find_fault', 'check_value',
            'named_fields', 'parts_of', 'check_content', 'parse_yaml', 'read_yaml', 'kinds_of', 'inputs_of',
            'check_parameters', 'stage_key', 'is_locked', 'is_there', 'lock_folder', 'work_folder', 'Stamp',
-           'read_stamp', 'remove', 'remove_leftovers', 'settle', 'explain_memory_errors', 'run_stage',
+           'read_stamp', 'remove', 'find_leftovers', 'remove_leftovers', 'settle', 'explain_memory_errors', 'run_stage',
            'refuse_reimport', 'finished', 'run_alone', 'stage', 'module_name', 'help_of', 'parser_of', 'cli',
            'introduce', 'Progress', 'rtl', 'drawable', 'plot_label', 'pick_device']
 
@@ -555,10 +555,13 @@ def remove(path: Path):
     if path.is_dir() and not path.is_symlink(): shutil.rmtree(path)
     else: path.unlink(missing_ok=True)
 
-def remove_leftovers(folder: Path, patterns: str): # of files, as of `glob`, with spaces between
+def find_leftovers(folder: Path, patterns: str) -> list[Path]: # of files, as of `glob`, with spaces between
+    "What is of no use once the result stands."
+    return [path for pattern in patterns.split() for path in folder.glob(pattern)]
+
+def remove_leftovers(folder: Path, patterns: str): # as of `find_leftovers`
     "Remove files, and the folder of each if nothing else is in it."
-    found = [path for pattern in patterns.split() for path in folder.glob(pattern)]
-    for path in found: path.unlink()
+    for path in (found := find_leftovers(folder, patterns)): path.unlink()
     for parent in {path.parent for path in found}:
         if not any(parent.iterdir()): parent.rmdir()
 
@@ -635,7 +638,8 @@ def stage(fn=None, **tidy): # as of `settle`
         refuse_reimport()
         with explain_disk_errors(str(given.get("run", fn.__name__))), explain_memory_errors():
             key = stage_key(fn, given)
-            stamp = finished(fn, key)
+            untidy = find_leftovers(resolve(key["run"]), tidy.get("leftovers", "")) # by a kill after the stamp
+            stamp = None if untidy else finished(fn, key)
             return stamp["result"] if stamp else run_alone(fn, key, **tidy)
     return wrapped
 

@@ -184,6 +184,14 @@ def test_a_stage_whose_run_is_a_folder_above_others_deletes_only_what_it_wrote(t
     for seed in (0, 1): prepare_data(run=str(tmp_path), seed=seed) # the second one takes the place of the first
     assert {(tmp_path/name).read_text() for name in others} == {"kept"}
 
+def test_what_is_of_no_use_goes_also_after_a_kill_behind_the_stamp(tmp_path):
+    @stage(leftovers="checkpoints/*.pt")
+    def work(run: RunFolder = "") -> dict: return {"ok": 1}
+    work(run=str(tmp_path))
+    for name in ("checkpoints/7.pt", "kept.pt"): write_atomic(tmp_path/name, "") # as if it had died before it could tidy
+    assert work(run=str(tmp_path)) == {"ok": 1}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["done.json", "kept.pt"]
+
 @pytest.mark.parametrize("instant", range(14))
 def test_killed_while_a_second_attempt_takes_the_place_of_the_first(instant, tmp_path, monkeypatch):
     "Before each rename and removal: no stamp beside files of the other result, and the next start ends what was begun."
