@@ -8,23 +8,25 @@ __all__ = ['DTYPES', 'MATMUL_SHAPES', 'DTYPE_NAMES', 'TOLERANCE', 'MATMUL_OPS', 
            'required_work', 'training_autocast', 'HebrewGPTBackend', 'TransformersCache', 'TransformersBackend',
            'sample_texts', 'make_twins', 'load_backend', 'hebrew_tokens', 'time_prefill', 'time_ttft', 'time_decode',
            'time_train_step', 'time_gradient', 'relative_error', 'check_outputs', 'check_variants', 'fastest',
-           'best_modes', 'compare', 'peak_memory_worker', 'peak_memory', 'profile_ops', 'matmul_share', 'cached_result',
-           'decoding_variants', 'training_variants', 'least_seconds', 'too_slow', 'Section', 'training_section',
-           'inference_section', 'measure_memory', 'time_section', 'measure', 'make_row', 'pair_up', 'ceiling_share',
-           'decoding_peaks', 'comparison_rows', 'target_key', 'check_targets', 'processor_name', 'machine_info',
-           'markdown_table', 'row_cells', 'target_cells', 'targets_markdown', 'to_markdown', 'twin_shapes',
-           'select_sections', 'check_sizes', 'measure_sections', 'make_report', 'bench', 'explain_misses']
+           'best_modes', 'compare', 'peak_memory_worker', 'peak_memory', 'profile_ops', 'matmul_share', 'Cached',
+           'cached_result', 'decoding_variants', 'training_variants', 'least_seconds', 'too_slow', 'Section',
+           'training_section', 'inference_section', 'measure_memory', 'time_section', 'measure', 'make_row', 'pair_up',
+           'ceiling_share', 'decoding_peaks', 'comparison_rows', 'target_key', 'check_targets', 'processor_name',
+           'machine_info', 'markdown_table', 'row_cells', 'target_cells', 'targets_markdown', 'to_markdown',
+           'twin_shapes', 'select_sections', 'check_sizes', 'measure_sections', 'make_report', 'bench',
+           'explain_misses']
 
 # %% ../nbs/09_bench.ipynb #55319f89
 import gc, os, platform, statistics, subprocess, sys, time
 from collections.abc import Callable, Iterable
+from typing import TypedDict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-import torch, torch.nn.functional as F
-from .core import NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, UserError
+from .core import NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, Threads, UserError
 from .core import cli, fingerprint, read_json, read_jsonl, resolve
-from .core import sample_dir, stage, write_atomic, write_json
+from .core import sample_dir, stage, work_folder, write_atomic, write_json
+import torch, torch.nn.functional as F
 from .engine.cpu import Matrix, gemm, library
 from .model import HebrewGPT, Preset, cache_bytes, compile_blocks, forward_flops, get_preset, loss_of
 
@@ -365,10 +367,16 @@ def matmul_share(profile: list[dict]) -> float: # 0 to 1
     "Share of the time that products of matrices take."
     return sum(o["share"] for o in profile if any(part in o["op"] for part in MATMUL_OPS))
 
+# %% ../nbs/09_bench.ipynb #47a7c3f5
+class Cached(TypedDict):
+    "A result that is kept."
+    key: object
+    result: object
+
 # %% ../nbs/09_bench.ipynb #5c134f50
 def cached_result(path: Path, key: dict, make: Callable) -> dict: # what `make()` gave
     "The result in `path` if it was made with the same `key`; else made now, and kept."
-    if path.exists() and (old := read_json(path))["key"] == key: return old["result"]
+    if path.exists() and (old := read_json(path, Cached))["key"] == key: return old["result"]
     result = make()
     write_json(path, dict(key=key, result=result))
     return result
@@ -681,7 +689,7 @@ def bench(run: RunFolder = "runs/nb/bench", # where to write: report.json, repor
           rows: PositiveInt = 2, # rows of `prefill` tokens in a training step
           repeats: PositiveInt = 5, # of each timing, in turn with the peer
           compiled: bool = False, # try the peer with torch.compile too, which takes minutes
-          threads: NonNegativeInt = 0, # 0: as many as torch takes
+          threads: Threads = 0, # 0: as many as torch takes
           max_seconds: PositiveFloat = 40.0, # a call: what takes longer by the measured rates is left out
           only: str = "decode", # sections to measure, as `hybrid decode` or `train`; empty: all
           seed: NonNegativeInt = 0, # of the weights
@@ -699,8 +707,8 @@ def bench(run: RunFolder = "runs/nb/bench", # where to write: report.json, repor
         top, sections = measure_sections(names, shapes, out, key, sizes)
     finally: torch.set_num_threads(threads_before)
     report = make_report(key["machine"], top, sections)
-    write_json(out/"report.json", report)
-    write_atomic(out/"report.md", to_markdown(report))
+    write_json(work_folder(run)/"report.json", report)
+    write_atomic(work_folder(run)/"report.md", to_markdown(report))
     return report
 
 # %% ../nbs/09_bench.ipynb #cd1d964d

@@ -10,9 +10,11 @@ __all__ = ['VERDICTS', 'LEGEND', 'load_model', 'evaluate_bundle', 'compare_metri
 # %% ../nbs/06_eval.ipynb #ddaf046c
 import math
 from pathlib import Path
-from .bundle import find_bundle, load_bundle
 from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveInt, RunFolder
-from .core import Progress, UserError, cli, pick_device, read_json, resolve, stage, write_atomic, write_json
+from .core import Progress, UserError, cli, pick_device, read_json, resolve, stage, work_folder
+from .core import write_atomic, write_json
+from .bundle import find_bundle, load_bundle, read_config
+from .text.records import print_quarantined
 from .tasks import Inputs, count_items, headlines, measure, take_evenly
 
 # %% ../nbs/06_eval.ipynb #435fdec2
@@ -146,7 +148,7 @@ def find_test(sft: str, bundle: str) -> Path:
 # %% ../nbs/06_eval.ipynb #56c691d6
 def model_context(bundle: str | Path) -> int:
     "The context of a bundle, in tokens."
-    return read_json(find_bundle(bundle)/"config.json")["context"]
+    return read_config(find_bundle(bundle)).context
 
 # %% ../nbs/06_eval.ipynb #8ae80ad3
 def train_missing(run: str, base: str, bundle: str, device: str) -> tuple[str, str]: # a run or a bundle each
@@ -180,10 +182,11 @@ def evaluate(run: RunFolder = "runs/nb/eval", # where to write: report.json, rep
     models, context = dict(base=base, instruct=bundle), min(model_context(base), model_context(bundle))
     test = str(find_test(sft, bundle))
     inputs, reports = Inputs(data, test, choices, examples, generations, max_new_tokens, seed, context), {}
-    with Progress(run, "evaluate", 2 * count_items(inputs)) as tick:
+    with Progress(work_folder(run), "evaluate", 2 * count_items(inputs)) as tick:
+        print_quarantined("evaluate", inputs.quarantine)
         for name, path in models.items():
             reports[name] = measure(*load_model(path, device, dtype), inputs, lambda n: tick(n, note=name))
-    return write_report(resolve(run), reports)
+    return write_report(work_folder(run), reports)
 
 # %% ../nbs/06_eval.ipynb #4e2a143b
 if __name__ == "__main__" and "__file__" in globals(): cli(evaluate)

@@ -17,6 +17,9 @@ from .core import UserError
 from .model import Cache, HebrewGPT
 from .tokenizer import Tokenizer, encode_prompt
 
+# %% ../nbs/03_generate.ipynb #b41afe23
+from .core import introduce
+
 # %% ../nbs/03_generate.ipynb #db78117f
 @contextmanager
 def eval_mode(model: HebrewGPT):
@@ -181,6 +184,7 @@ def tokenize_prompt(model: HebrewGPT, tok: Tokenizer,
     if not len(prompt): raise UserError("the prompt is empty: give at least one character")
     ids = [tok.bos_id, *tok.encode(prompt)] if isinstance(prompt, str) else [int(i) for i in prompt]
     check_ids(model, ids)
+    if context < 2: raise UserError(f"the model's context is {context}: no token has room after a prompt; take another model")
     if len(ids) >= context:
         raise UserError(f"the prompt is {len(ids)} tokens, the context {context}: shorten it to {context - 1} or less")
     return ids
@@ -295,3 +299,6 @@ def chat_reply(model: HebrewGPT, tok: Tokenizer,
               ) -> Iterator[str]:
     "The answer to an instruction, in pieces."
     return stream(model, tok, encode_prompt(tok, instruction, input), **sampling)
+
+# %% ../nbs/03_generate.ipynb #fd636d3e
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

@@ -15,10 +15,13 @@ from pathlib import Path
 import torch
 from .core import UserError
 from .text.clean import HEBREW, letters_of
-from .text.records import Quarantine, read_checked
+from .text.records import Quarantine, as_text, read_checked
 from .generate import TextStream, decode_loop, sample
 from .metrics import Scores, choice_scores
 from .tokenizer import encode_prompt
+
+# %% ../nbs/evaluation/1_grading.ipynb #7c819700
+from .core import introduce
 
 # %% ../nbs/evaluation/1_grading.ipynb #86bac530
 def standard_error(values: list[float], # 0 or 1 for a share, anything for a mean
@@ -53,7 +56,7 @@ def is_text(value) -> bool:
 def parse_question(found: dict) -> dict | str: # the question, or what is wrong
     "Check one choice question; its group is what stands before the `-` of its id."
     question, choices, answer = (found.get(k) for k in ("question", "choices", "answer_index"))
-    category, group = str(found.get("category") or ""), str(found.get("id") or "all").split("-")[0]
+    category, group = as_text(found.get("category")), (as_text(found.get("id")) or "all").split("-")[0]
     if not is_text(question): return "no question"
     if not isinstance(choices, list) or not all(map(is_text, choices)): return "choices is not a list of texts"
     if not 2 <= len(set(choices)) == len(choices) <= len(LETTERS): return f"not 2 to {len(LETTERS)} different choices"
@@ -177,3 +180,6 @@ def format_fault(answer: Completion,
     if not answer.text.strip(): return "empty"
     if is_hebrew(reference) and not is_hebrew(answer.text): return "not Hebrew"
     if answer.finish_reason != "stop": return "does not end"
+
+# %% ../nbs/evaluation/1_grading.ipynb #9b73e402
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

@@ -17,6 +17,9 @@ from .model import HebrewGPT
 from .tokenizer import Tokenizer, encode_prompt
 from .generate import check_ids, eval_mode
 
+# %% ../nbs/engine/7_metrics.ipynb #f8541a7b
+from .core import introduce
+
 # %% ../nbs/engine/7_metrics.ipynb #c955336b
 @dataclass(frozen=True)
 class Sums:
@@ -258,3 +261,6 @@ def repetition_rate(text: str) -> float: # 0 to 1; 0 for fewer than four words
     words = text.split()
     grams = list(zip(words, words[1:], words[2:], words[3:]))
     return 1 - len(set(grams)) / len(grams) if grams else 0.
+
+# %% ../nbs/engine/7_metrics.ipynb #c236fc7c
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

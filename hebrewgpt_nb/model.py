@@ -15,11 +15,13 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from .core import UserError
-from .engine.blocks import KINDS, Attention, AttentionCache, Block, BlockKind, Linear, Mamba2, MambaCache
-from .engine.blocks import ModelConfig, RMSNorm, SwiGLU, attention_mask, check_length, doc_blocks, doc_mask
-from .engine.blocks import doc_positions, rope_angles, rotate
+from .engine.blocks import KINDS, Block, Dropout, ModelConfig, RMSNorm
+from .engine.blocks import attention_mask, check_length, doc_positions, rope_angles
 from .engine.cpu import has_library, linear
 from .engine.loss import linear_cross_entropy
+
+# %% ../nbs/02_model.ipynb #16283997
+from .core import introduce
 
 # %% ../nbs/02_model.ipynb #aeb2b543
 PRESETS = {
@@ -98,7 +100,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.tok_emb = nn.Embedding(cfg.vocab_size, cfg.width)
-        self.drop = nn.Dropout(cfg.dropout)
+        self.drop = Dropout(cfg.dropout)
         self.blocks = nn.ModuleList(Block(cfg, kind) for kind in cfg.blocks)
         self.ln_f = RMSNorm(cfg.width, cfg.eps)
         self.rotary = any(KINDS[kind].rotary for kind in cfg.blocks)
@@ -206,3 +208,6 @@ def cache_bytes(cfg: ModelConfig, length: int, # tokens
                 dtype: torch.dtype = torch.bfloat16) -> int: # states are float32
     "Bytes of one text's cache."
     return sum(t.nbytes for layer in Cache(cfg, 1, length, "meta", dtype).layers for t in layer.tensors)
+
+# %% ../nbs/02_model.ipynb #500166b0
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

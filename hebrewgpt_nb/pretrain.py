@@ -4,23 +4,23 @@
 
 # %% auto #0
 __all__ = ['PROMPT', 'NOT_IN_KEY', 'beginnings', 'valid_texts', 'check_texts', 'bpb_by_source', 'uniform_bpb', 'sample_text',
-           'make_evaluator', 'model_config', 'check_training', 'make_deterministic', 'new_model', 'keep_better_weights',
-           'without_compile', 'run_key', 'new_training', 'finish_training', 'train_model', 'local_inputs', 'pretrain',
-           'estimate_cost']
+           'make_evaluator', 'model_config', 'check_training', 'make_deterministic', 'base_weights', 'base_sha',
+           'new_model', 'keep_better_weights', 'without_compile', 'run_key', 'new_training', 'finish_training',
+           'train_model', 'local_inputs', 'pretrain', 'estimate_cost']
 
 # %% ../nbs/04_pretrain.ipynb #2869f9ec
-import functools, math, os
+import functools, hashlib, json, math, os
 from pathlib import Path
 from types import SimpleNamespace
+from .core import Device, Dtype, InputPath, NonNegativeInt, Place, PositiveFloat, PositiveInt
+from .core import RunFolder, Share, UserError, cli, pick_device, resolve, sha256_file, stage, work_folder
 import torch
-from .core import Device, Dtype, InputPath, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from .core import RunFolder, Share, UserError, cli, pick_device, resolve, sha256_file, stage
 
 # %% ../nbs/04_pretrain.ipynb #6f3132b5
 from .text.shards import Shards
-from .text.mixture import Mixture, read_mixture
+from .text.mixture import Balance, Mixture, read_mixture
 from .text.records import read_records
-from .training.checkpoint import local_copy
+from .training.checkpoint import is_checkpoint, local_copy, open_checkpoint
 from .training.loop import Training, fit, full_model, gather_state, launch, load_weights, rank_and_size
 from .training.loop import worker, wrap_distributed
 from .training.optim import WeightAverage, OptimizerName, Schedule, make_optimizer, schedule
@@ -105,6 +105,7 @@ def check_training(p: SimpleNamespace): # the stage's parameters
     "Refuse what cannot be trained; raises `UserError`."
     per_step, row = p.batch_tokens // p.context, f"one row of {p.context}"
     pick_device(p.device)
+    if p.context < 2: raise UserError(f"context is {p.context}: give 2 or more, or a prompt leaves no room for an answer")
     model_config(p)
     if not per_step: raise UserError(f"batch_tokens is {p.batch_tokens}: a step needs at least {row}")
     if per_step % p.processes:
@@ -119,17 +120,31 @@ def make_deterministic():
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
 
+# %% ../nbs/04_pretrain.ipynb #7d9c8f14
+def base_weights(base: str) -> tuple[dict, str]: # weights by name, checksum of the tokenizer
+    "The weights of a bundle or of a checkpoint; raises `UserError`."
+    if not is_checkpoint(base):
+        model, tok = load_bundle(base)
+        return model.state_dict(), tok.sha256
+    saved, step = open_checkpoint(base)
+    return saved.read(step)["weights"], saved.key.get("tokenizer_sha", "")
+
+def base_sha(base: str) -> str:
+    "The checksum of the file with the weights."
+    if not is_checkpoint(base): return sha256_file(find_bundle(base)/"model.safetensors")
+    saved, step = open_checkpoint(base)
+    return saved.manifest(step)["sha256"]
+
 # %% ../nbs/04_pretrain.ipynb #b93704ce
 def new_model(p: SimpleNamespace, tok: Tokenizer) -> HebrewGPT:
-    "The model to train, from its seed or from a bundle; raises `UserError` if that has another shape."
+    "The model to train, from its seed or from weights; raises `UserError` if those have another shape."
     torch.manual_seed(p.seed)
     model = HebrewGPT(model_config(p, vocab_size=tok.vocab_size))
     if p.base:
-        old, its_tok = load_bundle(p.base)
-        if its_tok.sha256 != tok.sha256:
-            raise UserError(f"base is {p.base}: made with another tokenizer than {tok.path}")
-        check_weights(model, old.state_dict(), p.base)
-        model.load_state_dict(old.state_dict())
+        weights, made_with = base_weights(p.base)
+        if made_with != tok.sha256: raise UserError(f"base is {p.base}: made with another tokenizer than {tok.path}")
+        check_weights(model, weights, p.base)
+        model.load_state_dict(weights)
     return model.to(pick_device(p.device))
 
 # %% ../nbs/04_pretrain.ipynb #479042f6
@@ -143,7 +158,7 @@ def keep_better_weights(model: HebrewGPT, average: dict, # averaged weights, or 
         bpb["averaged"] = score(model)
     scored = {name: b for name, b in bpb.items() if math.isfinite(b)}
     if not scored:
-        raise UserError(f"training diverged: its end scores {bpb['last']} bits per byte; give a lower lr, and another run")
+        raise UserError(f"training diverged: its end scores {bpb['last']} bits per byte; give another run and a lower lr")
     kept = min(scored, key=scored.get)
     if kept == "last": load_weights(model, last)
     return dict(short_bpb=bpb, kept=kept)
@@ -160,11 +175,13 @@ def without_compile(fn):
 NOT_IN_KEY = ("run", "data", "tokenizer", "shards", "base", "checkpoints", "device", "save_every", "processes", "fsdp",
               "deterministic")
 
-def run_key(params: dict, tok: Tokenizer, shards: Path) -> dict:
+def run_key(params: dict, tok: Tokenizer, shards: Path,
+            texts: dict[str, list[str]]) -> dict: # of validation, which chooses among checkpoints and ends
     "What a run's result depends on, whatever it is called and wherever it lies."
     key = {k: v for k, v in params.items() if k not in NOT_IN_KEY}
     key |= dict(tokenizer_sha=tok.sha256, shards_sha=sha256_file(shards/"index.json"))
-    if params["base"]: key["base_sha"] = sha256_file(find_bundle(params["base"])/"model.safetensors")
+    key["valid_sha"] = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+    if params["base"]: key["base_sha"] = base_sha(params["base"])
     if params["mixture"]: key["mixture"] = read_mixture(params["mixture"])
     return key
 
@@ -200,7 +217,7 @@ def train_model(params: dict) -> dict: # those of the stage, with tokenizer, dat
     t = new_training(p, tok)
     fit(t,
         lambda step: step_batches(rows, tok.bos_id, step, per_step, per_batch, rank, size),
-        p.run, run_key(params, tok, folder), p.steps,
+        p.run, run_key(params, tok, folder, texts), p.steps,
         lambda step: schedule(step, p.steps, p.lr_schedule),
         without_compile(make_evaluator(tok, short_texts, p.context)), p.eval_every, p.save_every,
         average_from=int(p.steps * (1 - p.swa)), seed=p.seed, device=device, dtype=p.dtype, what="pretrain",
@@ -219,7 +236,7 @@ def local_inputs(run: str, data: str, tokenizer: str, shards: str) -> dict: # pa
     return {name: str(local_copy(place, resolve(run)/"fetched"/name)) for name, place in given.items()}
 
 # %% ../nbs/04_pretrain.ipynb #6d97aa7a
-@stage
+@stage(leftovers="checkpoints/[0-9]*.pt checkpoints/[0-9]*.json*")
 def pretrain(run: RunFolder = "runs/nb/pretrain", # where to write: metrics.jsonl, checkpoints/, bundle/
              data: InputPath = "", # folder of cleaned records, for validation; empty: cleans the sample
              tokenizer: InputPath = "", # tokenizer.model, with shards/ beside it; empty: trains one on data
@@ -230,7 +247,7 @@ def pretrain(run: RunFolder = "runs/nb/pretrain", # where to write: metrics.json
              forward_tokens: PositiveInt = 4096, # tokens a forward pass in each process, as memory allows
              context: PositiveInt = 256, # tokens a row, and the context of the model
              rope_theta: PositiveFloat = 10000.0, # base of the rotary positions; larger for a longer context
-             base: InputPath = "", # bundle to go on from, with the same preset; empty: a new model
+             base: InputPath = "", # bundle or checkpoint to go on from, with the same preset; empty: a new model
              optimizer: OptimizerName = "muon", # muon (AdamW for what is no matrix), or adamw alone, at adam_lr
              lr: PositiveFloat = 0.02, # peak, of Muon
              adam_lr: PositiveFloat = 0.005, # peak, of AdamW (embeddings, norms, vectors)
@@ -238,13 +255,13 @@ def pretrain(run: RunFolder = "runs/nb/pretrain", # where to write: metrics.json
              lookahead: NonNegativeInt = 0, # steps between moves of the slow weights; published: 5; 0: none
              dropout: Share = 0.1, # as published; 0 where no text is seen twice
              mixture: Mixture = "", # `card`, `shared`, or a YAML or JSON file of shares; empty: by balance
-             balance: NonNegativeFloat = 0.5, # weight of a source is its tokens to this power: 1 by size, 0 all alike
+             balance: Balance = 0.5, # weight of a source is its tokens to this power: 1 by size, 0 all alike
              max_epochs: PositiveFloat = 16.0, # how often a source may be read; 4 where there is text enough
              swa: Share = 0.2, # last share of the steps whose weights are averaged; 0: none
              seed: NonNegativeInt = 0, # of the weights, the order of the data, and dropout
              eval_every: PositiveInt = 20, # steps between validations
              save_every: PositiveInt = 20, # steps between checkpoints
-             checkpoints: str = "", # a folder or an fsspec address, as s3://bucket/run; empty: run/checkpoints
+             checkpoints: Place = "", # a folder or an fsspec address, as s3://bucket/run; empty: run/checkpoints
              processes: PositiveInt = 1, # on this machine, one a card
              fsdp: bool = False, # divide the model among the processes, rather than copy it
              deterministic: bool = False, # on CUDA: resumed runs end at the same bits, somewhat slower
@@ -256,7 +273,7 @@ def pretrain(run: RunFolder = "runs/nb/pretrain", # where to write: metrics.json
     params = dict(locals())
     check_training(SimpleNamespace(**params))
     if not tokenizer: make_tokenizer(run=f"{run}/tokenizer", data=data)
-    params |= local_inputs(run, data, tokenizer, shards)
+    params |= local_inputs(run, data, tokenizer, shards) | dict(run=str(work_folder(run)))
     return launch("hebrewgpt_nb.pretrain", params, processes) if processes > 1 else train_model(params)
 
 # %% ../nbs/04_pretrain.ipynb #011a1dc6

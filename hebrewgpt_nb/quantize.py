@@ -7,7 +7,7 @@ __all__ = ['FEW_INT8', 'FEW_BF16', 'FEW', 'C_MIXERS', 'PLAIN', 'DTYPES', 'quanti
            'has_int8_kernel', 'PackedLinear', 'PackedEmbedding', 'PackedSwiGLU', 'is_plain_swiglu', 'frozen', 'pack',
            'struct_fields', 'CBlock', 'CModel', 'CWorkspace', 'attention_vectors', 'mamba_vectors', 'swiglu_matrices',
            'make_workspace', 'PackedCache', 'call_step', 'CStep', 'PackedGPT', 'make_step', 'why_no_step',
-           'describe_decoding', 'quantize_for_decoding']
+           'describe_decoding', 'quantize_for_decoding', 'widened', 'unpack']
 
 # %% ../nbs/engine/5_quantize.ipynb #2f9d255e
 import copy
@@ -18,9 +18,13 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from .core import UserError
+from .engine.blocks import KINDS, Attention, Block, Dropout, Linear, Mamba2, RMSNorm, SwiGLU
 from .engine.cpu import Matrix, MATVEC_MAX_ROWS, data_pointer, gemm, library, matvec
 from .engine.scan import announce
-from .model import KINDS, Attention, Block, Cache, HebrewGPT, Linear, Mamba2, RMSNorm, SwiGLU, embed_tokens
+from .model import Cache, HebrewGPT, embed_tokens
+
+# %% ../nbs/engine/5_quantize.ipynb #0b69b405
+from .core import introduce
 
 # %% ../nbs/engine/5_quantize.ipynb #cf5750b9
 def quantize_rows(weight: torch.Tensor, # (N, K)
@@ -253,7 +257,7 @@ class PackedGPT(HebrewGPT):
     def paths(self): return dict(loss="plain", decoding="one call of C" if self.step else "module by module")
 
 # %% ../nbs/engine/5_quantize.ipynb #26ceffd1
-PLAIN = (nn.Dropout, nn.Conv1d, nn.ModuleList, RMSNorm, Block, SwiGLU, *C_MIXERS,
+PLAIN = (Dropout, nn.Conv1d, nn.ModuleList, RMSNorm, Block, SwiGLU, *C_MIXERS,
          PackedGPT, PackedEmbedding, PackedLinear, PackedSwiGLU)
 
 # %% ../nbs/engine/5_quantize.ipynb #800b011e
@@ -300,3 +304,26 @@ def quantize_for_decoding(model: HebrewGPT, # alone or wrapped by peft; unchange
     packed = pack(model, kind, get or (lambda p: p)).eval()
     announce(describe_decoding(packed, kind, device))
     return packed
+
+# %% ../nbs/engine/5_quantize.ipynb #87c354c2
+def widened(name: str, layer: PackedLinear) -> dict: # name -> weight
+    "The weights of a packed layer as the plain model names them."
+    weight = layer.weight.float() if layer.scale is None else layer.weight.float() * layer.scale.float()[:, None]
+    if not name.endswith("gate_up"): return {name.removesuffix(".head") + ".weight": weight}
+    return {name.replace("gate_up", part) + ".weight": half for part, half in zip(("gate", "up"), weight.chunk(2))}
+
+# %% ../nbs/engine/5_quantize.ipynb #e033399d
+def unpack(model: HebrewGPT) -> HebrewGPT: # the same one if nothing is packed
+    "A packed model as a plain one in float32; raises `UserError` where an adapter is in place."
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, PackedLinear)}
+    if not layers: return model
+    if any(hasattr(m, "lora_A") for m in model.modules()):
+        raise UserError("the packed model has an adapter: merge the adapter, then save or export that")
+    weights = dict(model.named_parameters())
+    for name, layer in layers.items(): weights |= widened(name, layer)
+    with torch.device("meta"): plain = HebrewGPT(model.cfg)
+    plain.load_state_dict(weights, assign=True)
+    return plain.eval()
+
+# %% ../nbs/engine/5_quantize.ipynb #0798ec78
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

@@ -24,6 +24,9 @@ from .grading import make_metric, mean_metric, read_choices
 from .metrics import Scores, repetition_rate, score_answers, score_texts
 from .tokenizer import encode_prompt
 
+# %% ../nbs/evaluation/2_tasks.ipynb #64d7d10f
+from .core import introduce
+
 # %% ../nbs/evaluation/2_tasks.ipynb #1c42ecfd
 def take_evenly(items: list, n: int) -> list:
     "At most `n` of the items, at even distances."
@@ -243,3 +246,6 @@ def measure(model, tok, inputs: Inputs, tick=no_tick, # called with units of `co
         report["left_out"] |= result.left_out
         report |= result.details
     return report | dict(bad_lines=inputs.quarantine.counts)
+
+# %% ../nbs/evaluation/2_tasks.ipynb #c06754b0
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

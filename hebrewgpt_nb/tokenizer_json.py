@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROBE', 'DoubleArray', 'file_rules', 'rule_tree', 'lookahead', 'either', 'longest_wins', 'prefix_normalizer',
-           'prefix_decoders', 'plain_pieces', 'bpe_merges', 'bpe_tokenizer', 'same_ids', 'fast_tokenizer']
+           'stack_break', 'prefix_decoders', 'plain_pieces', 'bpe_merges', 'bpe_tokenizer', 'same_ids',
+           'fast_tokenizer']
 
 # %% ../nbs/text/9_tokenizer_json.ipynb #a8e519ba
 import re
@@ -12,7 +13,11 @@ import numpy as np, tokenizers
 from tokenizers import Regex, decoders, normalizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
+from .text.prefixes import SLOTS
 from .tokenizer import MARK, SIGNS, Tokenizer, model_fields
+
+# %% ../nbs/text/9_tokenizer_json.ipynb #e7e1c1a7
+from .core import introduce
 
 # %% ../nbs/text/9_tokenizer_json.ipynb #b24fb1bb
 class DoubleArray:
@@ -91,12 +96,18 @@ def prefix_normalizer(rules: dict[str, str]) -> normalizers.Normalizer:
         normalizers.Replace(Regex(f"(?<!{sign}){letters}{longest_wins(rules, letters, signs)}"), signs)
         for signs, letters in before.items()])
 
+# %% ../nbs/text/9_tokenizer_json.ipynb #e2a84228
+def stack_break() -> str: # a regular expression
+    "The place between two signs of which the second begins another stack."
+    slots = ["".join(SIGNS[unit] for unit in slot if unit) for slot in SLOTS]
+    return "|".join(f"(?<=[{''.join(slots[n:])}])(?=[{slot}])" for n, slot in enumerate(slots))
+
 # %% ../nbs/text/9_tokenizer_json.ipynb #3c2f872e
 def prefix_decoders() -> list[decoders.Decoder]:
-    "Signs back to letters: the space behind goes, one comes before."
+    "Signs back to letters: a space comes before each stack, then the one behind goes."
     sign = f"[{''.join(SIGNS.values())}]"
-    back = [(f"(?<={sign}) ", ""), (f"(?<!{sign})(?={sign})", " "), *((c, unit) for unit, c in SIGNS.items())]
-    return [decoders.Replace(Regex(a), b) for a, b in back]
+    back = [(f"(?<!{sign})(?={sign})", " "), (stack_break(), "  "), (f"(?<={sign}) ", "")]
+    return [decoders.Replace(Regex(a), b) for a, b in [*back, *((c, unit) for unit, c in SIGNS.items())]]
 
 # %% ../nbs/text/9_tokenizer_json.ipynb #ce976440
 def plain_pieces(tok: Tokenizer) -> dict[str, int]: # text -> id
@@ -125,8 +136,8 @@ def bpe_tokenizer(tok: Tokenizer) -> tokenizers.Tokenizer:
     return bpe
 
 # %% ../nbs/text/9_tokenizer_json.ipynb #c6be0b2a
-PROBE = " א ב\nג  ד ﬁ é א\u05b8 😀 \u200f ▁ \t</s>ההההה!!!!! "
-# two spaces, a ligature, an accent apart, a vowel point, bytes, runs of one letter
+PROBE = " א ב\nג  ד ﬁ é א\u05b8 ה\u05b8א וה\u05b7א 😀 \u200f ▁ \t</s>ההההה!!!!! "
+# two spaces, a ligature, an accent apart, points on letters and on prefixes, bytes, runs of one letter
 
 def same_ids(bpe: tokenizers.Tokenizer, tok: Tokenizer) -> bool:
     "Whether both give the same ids for every piece, alone and side by side, and for what normalisation would change."
@@ -146,3 +157,6 @@ def fast_tokenizer(tok: Tokenizer, context: int, # tokens
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, **named, extra_special_tokens=others, split_special_tokens=True,
         clean_up_tokenization_spaces=False, model_max_length=context)
+
+# %% ../nbs/text/9_tokenizer_json.ipynb #42123827
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

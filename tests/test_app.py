@@ -1,5 +1,5 @@
 "The app as a visitor meets it: a server of its own, Chromium, Hebrew from right to left, and nobody else asked."
-import importlib.util, os, re, shutil, socket, subprocess, sys, time, urllib.request
+import gc, importlib.util, json, os, re, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
 from pathlib import Path
 import pytest, torch
 from hebrewgpt_nb.bundle import SAMPLING, load_bundle, save_bundle
@@ -12,7 +12,8 @@ gr = pytest.importorskip("gradio", reason="the app needs gradio: pip install -e 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT/"apps"/"app.py"
 ASK = "מהי בירת ישראל?"
-HOSTILE = "<img src=x onerror=window.hacked=1> **א** <script>window.hacked=2</script> &lt;b&gt;"
+HOSTILE = "<img src=x onerror=window.hacked=1> **א** <script>window.hacked=2</script> $$x^2$$ &lt;b&gt;"
+HALF = "שלום \ud83d לך" # half of a smile
 LONG = "שאלה " * 500
 
 @pytest.fixture(scope="module")
@@ -69,11 +70,15 @@ def test_a_busy_port_is_one_line(app, bundles):
         with pytest.raises(UserError, match=f"^cannot serve on 127.0.0.1:{port} ") as e: app.serve(*bundles, "127.0.0.1", port)
     assert "\n" not in str(e.value)
 
+def test_dollars_are_shown_as_written(app, bundles):
+    chats = [c for c in app.build_app(*bundles).blocks.values() if isinstance(c, gr.Chatbot)]
+    assert [c.latex_delimiters for c in chats] == [[]] # and in the browser: `HOSTILE` holds a formula
+
 def test_the_page_is_built(app, bundles):
     page = app.build_app(*bundles)
     listeners = [f for f in page.fns.values() if f.fn and f.queue]
     assert isinstance(page, gr.Blocks) and page._queue.max_size == app.MAX_WAITING
-    assert [(f.concurrency_id, f.concurrency_limit) for f in listeners if f.concurrency_id in ("base", "instruct")] == [("instruct", 1), ("base", 1), ("instruct", 1)]
+    assert [(f.concurrency_id, f.concurrency_limit) for f in listeners if f.concurrency_id in ("base", "instruct")] == [("instruct", 1), ("instruct", 1)]
 
 def test_the_numbers_of_a_model(app, bundles, bot):
     assert "1.234 ביטים לבייט" in app.Bot(bundles[0]).facts() and "ביטים" not in bot.facts()
@@ -98,7 +103,19 @@ def test_what_cannot_be_asked_is_said_in_hebrew(bot, text, said):
     assert box == text and said in shown[-1]["content"] and len(shown[0]["content"]) < 200
     assert [said in t for t in bot.answer(text)] == [True]
 
+def test_half_of_a_surrogate_pair_is_refused_in_one_line(bot):
+    said = "בטקסט יש תו שבור (חצי של זוג UTF-16); מחקו אותו ושלחו שוב."
+    assert list(bot.answer(HALF)) == list(bot.answer(ASK, HALF)) == [said]
+    box, shown = list(bot.chat(HALF, [], .8, .95, 10, 0))[-1]
+    assert box == shown[0]["content"] == "שלום \ufffd לך" and shown[1]["content"] == said
+
 def test_the_input_counts_too(bot): assert next(bot.answer(ASK, LONG)).startswith(f"הטקסט ארוך מדי: {len(ASK + LONG):,} תווים")
+
+def test_both_answers_are_to_one_question(app, bot, bundles):
+    base = app.Bot(bundles[0])
+    shown = list(app.side_by_side(base, bot, ASK, "", 0, 1, 20, 0))
+    assert shown[-1] == tuple([*b.answer(ASK, "", 0, 1, 20, 0)][-1] for b in (base, bot))
+    assert all(shown[0]) and all(len(old) <= len(new) for before, after in zip(shown, shown[1:]) for old, new in zip(before, after))
 
 def test_limits_of_length_and_time(app, bot, monkeypatch):
     monkeypatch.setattr(app, "MAX_NEW", 3)
@@ -108,6 +125,80 @@ def test_limits_of_length_and_time(app, bot, monkeypatch):
     with pytest.warns(UserWarning, match="-1 שניות"): assert len(list(bot.answer(ASK, length=50))) == 1
 
 def test_what_the_model_refuses_is_said(bot): assert list(bot.answer(ASK, top_p=7)) == ["אי אפשר לענות: top_p is 7: give a share above 0, up to 1 (all)"]
+
+# --- by its addresses, without the page ---------------------------------------------------------------
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free: return free.getsockname()[1]
+
+def call(url, body=None, kind="application/json"): # status and text
+    request = urllib.request.Request(url, body if body is None or isinstance(body, bytes) else json.dumps(body).encode(), {"content-type": kind})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer: return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as e: return e.code, e.read().decode()
+
+def listeners(url): # number -> how many values it takes
+    return {d["id"]: len(d["inputs"]) for d in json.loads(call(url + "/config")[1])["dependencies"] if d["backend_fn"]}
+
+def ask(url, number, values, session):
+    "Ask as the page does, and wait for the answer."
+    status, said = call(f"{url}/gradio_api/queue/join", dict(fn_index=number, data=values, session_hash=session))
+    assert status == 200, said
+    return json.loads(call(f"{url}/gradio_api/queue/data?session_hash={session}")[1].strip().split("\n\n")[-2].removeprefix("data: "))
+
+@pytest.fixture
+def served(app, bundles, monkeypatch):
+    "The page served by this process, so that what it holds can be counted."
+    pages, port = [], free_port()
+    monkeypatch.setattr(gr.Blocks, "block_thread", lambda page: pages.append(page))
+    app.serve(*bundles, "127.0.0.1", port)
+    yield pages[0], f"http://127.0.0.1:{port}"
+    pages[0].close(verbose=False)
+
+def held(kind): return sum(type(o) is kind for o in gc.get_objects())
+
+def test_memory_is_level_after_many_questions(served):
+    page, url = served
+    number = next(n for n, takes in listeners(url).items() if takes == 6)
+    for i in range(70): assert ask(url, number, [ASK, [], 0, 1, 1, 0], f"visitor{i}")["success"]
+    gc.collect()
+    assert held(gr.state_holder.SessionState) <= 64 and held(gr.queueing.Event) <= 2 and len(page._queue.event_analytics) <= 1
+    assert not page._queue.event_ids_to_events and not page.app.iterators
+
+VALUES = [ASK, [], .8, .95, 5, 0]
+CHAT = dict(role="user", metadata=None, content=[dict(text="א", type="text")], options=None)
+
+def spoiled(at, value): return VALUES[:at] + [value] + VALUES[at + 1:]
+
+BAD = [*[spoiled(0, v) for v in (None, 7, [], {}, dict(path="/etc/passwd"))],
+       *[spoiled(1, v) for v in (None, 7, "א", [7], [CHAT | dict(role="system")], [CHAT | dict(options=[1])], [CHAT | dict(content=[dict(type="file", file=dict(path="/etc/passwd"))])],
+                                 [CHAT | dict(content=[dict(text=HALF, type="text")])], [CHAT] * 41)],
+       *[spoiled(at, v) for at in (2, 3, 4, 5) for v in ("א", [], {}, True, -5, 1e12, 10**400, float("nan"), float("inf"))], spoiled(2, None),
+       VALUES[:2], VALUES + [1], None, "א", {}]
+
+def test_wrong_types_are_refused_in_one_line(server):
+    number = next(n for n, takes in listeners(server.url).items() if takes == 6)
+    bodies = [dict(fn_index=number, data=data, session_hash="x") for data in BAD]
+    bodies += [dict(fn_index=n, data=VALUES, session_hash="x") for n in (99, -1, None, "1", [1])] + [dict(fn_index=n, data=[], session_hash="x") for n, takes in listeners(server.url).items() if takes]
+    bodies += [dict(fn_index=number, data=VALUES, session_hash=s) for s in (None, 7, HALF, "", "x" * 100)] + [b"", b"\xff", b"[" * 10**5, b"null", b"[]", b"9" * 2**21]
+    for body in bodies:
+        status, said = call(f"{server.url}/gradio_api/queue/join", body)
+        assert status == 400 and list(json.loads(said)) == ["detail"] and re.fullmatch("[א-ת].*", json.loads(said)["detail"]), (str(body)[:200], said)
+
+def test_half_of_a_surrogate_pair_is_answered_by_the_server_too(server):
+    number = next(n for n, takes in listeners(server.url).items() if takes == 6)
+    done = ask(server.url, number, spoiled(0, HALF), "half")
+    assert done["success"] and "תו שבור" in str(done["output"]["data"][1][-1])
+
+@pytest.mark.parametrize("path", ["upload", "upload/", "component_server", "process_recording", "call/chat", "vibe-edit"])
+def test_nothing_is_uploaded(server, path):
+    body = b'--B\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\nContent-Type: text/plain\r\n\r\nx\r\n--B--\r\n'
+    status, said = call(f"{server.url}/gradio_api/{path}", body, "multipart/form-data; boundary=B")
+    assert status == 400 and "הכתובת סגורה" in json.loads(said)["detail"]
+    assert [f for f in server.uploads.rglob("*") if f.is_file()] == []
+
+@pytest.mark.parametrize("path", ["gradio_api/file=/etc/passwd", "gradio_api/deep_link?session_hash=x", "gradio_api/call/chat/x", "monitoring/summary", "gradio_api/queue/data?session_hash=nobody"])
+def test_what_the_page_does_not_read_is_closed(server, path): assert call(f"{server.url}/{path}")[0] == 400
 
 # --- in a browser -------------------------------------------------------------------------------------
 
@@ -123,10 +214,10 @@ def server(bundles, tmp_path_factory):
     "The script on a free port of this machine; whom it asks is written down."
     folder = tmp_path_factory.mktemp("server")
     (folder/"sitecustomize.py").write_text(AUDIT.format(log=str(folder/"asked")))
-    with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
-    env = os.environ | dict(PYTHONPATH=str(folder), OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1")
+    port = free_port()
+    env = os.environ | dict(GRADIO_TEMP_DIR=str(folder/"uploads"), PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]), OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1")
     process = subprocess.Popen([sys.executable, SCRIPT, "--base", bundles[0], "--instruct", bundles[1], "--port", str(port)], env=env, stdout=(folder/"out").open("w"), stderr=subprocess.STDOUT)
-    process.url, process.asked, process.out = f"http://127.0.0.1:{port}", folder/"asked", folder/"out"
+    process.url, process.asked, process.out, process.uploads = f"http://127.0.0.1:{port}", folder/"asked", folder/"out", folder/"uploads"
     try:
         for _ in range(240):
             if process.url in process.out.read_text() or process.poll() is not None: break
@@ -212,7 +303,7 @@ def test_a_hebrew_question_is_answered_from_right_to_left(page, bundles):
 def test_hostile_text_is_text(page, bundles):
     asked, answer = say(page, HOSTILE)
     until(page, answer.inner_text, words(expected(bundles[1], HOSTILE)))
-    assert asked.inner_text() == HOSTILE and page.locator("#chat img, #chat script, #chat b").count() == 0
+    assert asked.inner_text() == HOSTILE and page.locator("#chat img, #chat script, #chat b, #chat .katex").count() == 0
     page.get_by_role("tab", name="בסיס מול הוראות").click()
     page.fill("#instruction textarea", HOSTILE)
     page.get_by_role("button", name="השוואה").click()
@@ -231,6 +322,25 @@ def test_two_answers_side_by_side(page, bundles):
     assert page.input_value("#base textarea") != page.input_value("#instruct textarea")
     base, instruct = page.locator("#base").bounding_box(), page.locator("#instruct").bounding_box()
     assert base["x"] > instruct["x"] if page.viewport_size["width"] > 600 else base["y"] < instruct["y"] # the first is to the right, or above
+
+@pytest.mark.browser
+def test_what_was_typed_is_asked_however_late_the_page_draws(page, bundles):
+    "On a busy machine: fields that open for the first time keep what is typed at once, and both answers are to it."
+    sent = []
+    page.on("request", lambda r: sent.append(json.loads(r.post_data)["data"]) if r.url.split("?")[0].endswith("/queue/join") else None)
+    page.evaluate("() => { const draw = requestAnimationFrame; window.requestAnimationFrame = f => setTimeout(() => draw(f), 400) }")
+    page.get_by_role("tab", name="בסיס מול הוראות").click()
+    page.fill("#instruction textarea", HOSTILE)
+    page.get_by_text("הגדרות דגימה").click()
+    length = page.locator("input[type=number]").nth(2)
+    length.fill("30")
+    length.press("Tab")
+    page.wait_for_timeout(1500)
+    page.get_by_role("button", name="השוואה").click()
+    page.fill("#instruction textarea", "משהו אחר") # too late for this answer
+    for name, bundle in zip(("base", "instruct"), bundles):
+        until(page, lambda: page.input_value(f"#{name} textarea"), words(expected(bundle, HOSTILE, max_new_tokens=30)))
+    assert sent == [[HOSTILE, "", .8, .95, 30, 0]]
 
 @pytest.mark.browser
 def test_an_answer_is_stopped(page, bundles):

@@ -1,10 +1,12 @@
 "Copies and overlaps: what is found, against plain Python and against every pair compared."
-import os, random, subprocess, sys
+import json, os, random, subprocess, sys, time
 import numpy as np, pytest
+from rapidfuzz.distance import Indel
 from hypothesis import example, given, settings, strategies as st
 from hebrewgpt_nb.text.clean import clean_text
 from hebrewgpt_nb.text.copies import HeldOut, parallel_band_keys, cut_overlaps, exact_duplicates, ngram_hashes, similarity, near_duplicates, overlap_mask, word_hashes
 from hebrewgpt_nb.core import sample_dir
+from hebrewgpt_nb.data import held_out
 from hebrewgpt_nb.text.records import read_records, source_files
 
 os.environ["HEBREWGPT_QUIET"] = "1"
@@ -49,6 +51,42 @@ def test_other_changes(originals, kind):
         return np.delete(w, at) if kind == "words lost" else np.insert(w, at, luck.choice(pot, len(at))) if kind == "words added" else w[:len(w) - len(w)//10] if kind == "cut short" else w
     found = near_duplicates(*joined(originals + [change(w) for w in originals]))
     assert len(found) >= .95*len(originals) and all(t >= len(originals) for t, *_ in found)
+
+def changed(words, kind, alike, luck, pot):
+    "A copy that is about `alike` like the original, by one kind of change."
+    if kind == "replacement": return exchanged(words, 1 - alike, luck, pot)
+    share = 2*(1 - alike)/(2 - alike if kind == "deletion" else alike)
+    at = np.sort(luck.permutation(len(words))[:round(share*len(words))])
+    return np.delete(words, at) if kind == "deletion" else np.insert(words, at, luck.choice(pot, len(at)))
+
+@pytest.mark.parametrize("kind", ["replacement", "insertion", "deletion"])
+def test_near_duplicates_of_every_kind_are_found_from_the_threshold_on(originals, kind):
+    luck, pot, n, copies, missed = np.random.default_rng(3), np.concatenate(originals), len(originals), 0, 0
+    for low, high in ((.8, 1), (.8, 1), (.8, .83), (.7, .8)):
+        planted = [changed(w, kind, luck.uniform(low, high), luck, pot) for w in originals]
+        true = {n + t for t, (w, c) in enumerate(zip(originals, planted)) if similarity(w, c) >= .8}
+        found = {t for t, *_ in near_duplicates(*joined(originals + planted))}
+        assert found <= true # no pair below the threshold, no original
+        copies, missed = copies + len(true), missed + len(true - found)
+    assert copies > 2*n and missed <= .02*copies
+
+@pytest.mark.parametrize("kind", ["replacement", "insertion", "deletion"])
+def test_long_texts_are_as_alike_in_pieces_as_whole(kind):
+    luck = np.random.default_rng(4)
+    words = luck.integers(5_000, size=12_000, dtype=np.uint32)
+    other = np.roll(changed(words, kind, .85, luck, words), 500) # and its end stands first
+    whole = Indel.normalized_similarity(words.tolist(), other.tolist())
+    assert whole - .01 <= similarity(words, other) <= whole + 1e-9 and similarity(words, luck.permutation(words), .8) == 0
+
+def test_two_texts_of_200_000_words_are_compared_in_bounded_time():
+    luck = np.random.default_rng(5)
+    words = luck.integers(30_000, size=200_000, dtype=np.uint32)
+    def seconds(n):
+        other, begun = changed(words[:n], "replacement", .85, luck, words), time.process_time()
+        assert similarity(words[:n], other, .8) == pytest.approx(.85, abs=.005)
+        return time.process_time() - begun
+    assert seconds(200_000) < 24*seconds(25_000) # 8 by the length, 64 by its square
+    for strange in (luck.permutation(words), words[::-1], np.resize(words[:7], 200_000)): assert similarity(words, strange, .8) == 0
 
 def test_no_pair_compared_in_earnest_would_say_more(originals):
     luck, some = np.random.default_rng(1), originals[:60]
@@ -137,3 +175,15 @@ def test_nothing_held_out_is_left(held, texts):
 def test_points_and_quotes_hide_nothing():
     question = "בְּאֵיזוֹ שָׁנָה נִפְתְּחָה תַּחֲנַת הָרַכֶּבֶת הָרִאשׁוֹנָה בִּירוּשָׁלַיִם, וּמִי הָיָה הַקַּבְּלָן שֶׁבָּנָה אוֹתָהּ?"
     assert overlap_mask(word_hashes('"באיזו" שנה נפתחה תחנת־הרכבת הראשונה בירושלים ומי היה הקבלן שבנה אותה'), HeldOut([clean_text(question)])).all()
+
+ITEM = "באיזו שנה פגש {} לראשונה את המורה של אחותו הקטנה, ומה אמר לה אז על הספר?"
+ODD = ["ג‘ון", "ג’ון", "ד“ר כהן", "מנכ„ל הבנק", "&quot;היזם&quot;", "היזם &#8211; הבן", "אבאאאאא", "הילד?????", "ר\u05f3 דוד", "<b>דוד</b>", "‘הגיבור’", "בי\u200fת הספר"]
+
+@pytest.mark.parametrize("around", ["{}", "שלום לכולם.\n{}\nתודה", "כתוב שם: “{}” ולא יותר.", "זה ‘קצת {}", "<p>{}</p>"])
+def test_copies_of_evaluation_items_with_curly_signs_entities_and_letter_runs(tmp_path, around):
+    items = [ITEM.format(odd) for odd in ODD]
+    (tmp_path/"quiz.jsonl").write_text("\n".join(json.dumps(dict(id="1", question=item)) for item in items))
+    held = held_out([], tmp_path, [])
+    for item in items:
+        page, question = (word_hashes(clean_text(text)) for text in (around.format(item), item))
+        assert overlap_mask(page, held).sum() >= len(question), item

@@ -1,5 +1,5 @@
 "The step of one token in C: against PyTorch, for every shape and dtype, and without a compiler."
-import copy, ctypes, os, subprocess, sys, threading
+import copy, ctypes, os, shutil, subprocess, sys, threading
 from pathlib import Path
 import pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -8,7 +8,7 @@ from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.engine import cpu
 from hebrewgpt_nb.engine.cpu import MIN_MACS, MATVEC_MAX_ROWS, Matrix, gemm, library, linear, matvec
 from hebrewgpt_nb.generate import next_logits
-from hebrewgpt_nb.model import Linear
+from hebrewgpt_nb.engine.blocks import Linear
 from hebrewgpt_nb.quantize import DTYPES, quantize_for_decoding
 from conftest import small
 
@@ -136,6 +136,100 @@ def test_without_a_compiler(cc, tmp_path):
     made = subprocess.run([sys.executable, "-c", WITHOUT], env=os.environ | dict(CC=cc, XDG_CACHE_HOME=str(tmp_path)), capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     assert made.stdout.count("decoding in C FALLBACK") == 1 and "install a C compiler" in made.stdout
+
+TWICE = "int twice(int x) { return 2*x; }"
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    "A compiled library, in a cache of its own."
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cpu.announce.cache_clear()
+    return cpu.compile_c(TWICE)
+
+@compiled
+@pytest.mark.parametrize("harm", ["cut", "emptied", "a byte altered", "no checksum", "another checksum"])
+def test_a_cut_or_altered_library_is_made_again(harm, made):
+    whole, sums = made.read_bytes(), made.with_suffix(".sha256")
+    if "checksum" not in harm: made.write_bytes({"cut": whole[:len(whole)//2], "emptied": b"", "a byte altered": whole[:700] + b"x" + whole[701:]}[harm])
+    elif harm == "no checksum": sums.unlink(missing_ok=True)
+    else: sums.write_text("0" * 64)
+    before = made.stat().st_ino
+    assert cpu.compile_c(TWICE) == made and made.read_bytes() == whole and made.stat().st_ino != before # not mended in place: another process may run it
+    assert cpu.load_c.__wrapped__(TWICE).twice(21) == 42 and len(list(made.parent.iterdir())) == 2
+    now = made.stat().st_ino
+    assert cpu.compile_c(TWICE) == made and made.stat().st_ino == now # once is enough
+
+@compiled
+def test_a_library_killed_halfway_is_made_again(made, monkeypatch):
+    "Between its move and that of its checksum, with an older checksum there."
+    moves = os.replace
+    def once(a, b): moves(a, b); raise KeyboardInterrupt
+    made.write_bytes(b"another")
+    monkeypatch.setattr(os, "replace", once)
+    with pytest.raises(KeyboardInterrupt): cpu.compile_c(TWICE)
+    monkeypatch.setattr(os, "replace", moves)
+    assert cpu.load_c.__wrapped__(TWICE).twice(21) == 42
+
+@compiled
+def test_a_library_that_others_can_write_is_not_loaded(made, capsys):
+    made.chmod(0o777)
+    before = made.stat().st_ino
+    assert cpu.compile_c(TWICE).stat().st_ino != before and not made.stat().st_mode & 0o022
+    made.parent.chmod(0o777) # ours: closed again
+    cpu.compile_c(TWICE)
+    assert not made.parent.stat().st_mode & 0o022
+
+@compiled
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away needs root")
+def test_a_library_of_another_user_is_not_loaded(made, capsys):
+    os.chown(made, 54321, 54321)
+    cpu.compile_c(TWICE)
+    assert made.stat().st_uid == 0
+    os.chown(made.parent, 54321, 54321)
+    assert cpu.load_c.__wrapped__(TWICE) is None
+    assert f"FALLBACK: {made.parent} belongs to another user" in capsys.readouterr().out
+
+def executable(path: Path, script: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+@compiled
+@pytest.mark.parametrize("kind", ["several words", "a name with a space", "version not UTF-8"])
+def test_any_command_that_compiles_is_a_compiler(kind, tmp_path, monkeypatch):
+    cc = next(filter(shutil.which, ("cc", "gcc", "clang")))
+    odd = executable(tmp_path/"odd", f"[ \"$1\" = --version ] && printf 'gcc \\377\\376' && exit\nexec {cc} \"$@\"")
+    spaced = executable(tmp_path/"my cc", f"exec {cc} \"$@\"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", {"several words": f"env -u NOTHING {cc}", "a name with a space": f"'{spaced}'", "version not UTF-8": str(odd)}[kind])
+    assert cpu.load_c.__wrapped__(TWICE).twice(21) == 42
+
+@pytest.mark.parametrize("env, reason", [
+    (dict(CC="'gcc"), "CC is \"'gcc\": No closing quotation"), (dict(CC="/no/such/gcc"), "No such file or directory: '/no/such/gcc'"),
+    (dict(XDG_CACHE_HOME="/dev/null/x"), "Not a directory: '/dev/null/x/hebrewgpt_nb'"), (dict(), "Could not determine home directory")])
+def test_why_there_are_no_kernels_is_said(env, reason, tmp_path, monkeypatch, capsys):
+    "Without a home, as a container's user id may be, it is a line like any other; it names training."
+    def nobody(uid): raise KeyError(uid)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("HOME", "XDG_CACHE_HOME", "CC"): monkeypatch.delenv(name, raising=False)
+    if env: monkeypatch.setenv("HOME", str(tmp_path))
+    if "CC" not in env: monkeypatch.setenv("CC", "echo") # answers --version on any machine
+    for name, value in env.items(): monkeypatch.setenv(name, value)
+    cpu.announce.cache_clear()
+    assert cpu.load_c.__wrapped__(TWICE) is None
+    said, = capsys.readouterr().out.splitlines()
+    assert said.startswith("training and decoding in C FALLBACK: ") and reason in said and "install a C compiler" in said
+
+@compiled
+def test_kernels_have_a_name_by_what_they_compute(monkeypatch):
+    "Another text that computes the same is the same kernel; sums in another order are another one."
+    before = cpu.kernel_identity()
+    monkeypatch.setitem(cpu.C_CODE, "norm", cpu.C_CODE["norm"] + "/* the same */")
+    assert cpu.kernel_identity() == before and before.startswith("C ")
+    monkeypatch.setitem(cpu.C_CODE, "sizes", cpu.C_CODE["sizes"].replace("KC = 384", "KC = 256"))
+    assert cpu.kernel_identity() != before and cpu.kernel_identity().startswith("C ")
+    monkeypatch.setattr(cpu, "load_c", lambda source: None)
+    assert cpu.kernel_identity() == f"PyTorch alone ({torch.backends.cpu.get_cpu_capability()})"
 
 def transposed(t: torch.Tensor) -> torch.Tensor: return t.T.contiguous().T
 

@@ -1,7 +1,8 @@
 "The corpus job: what becomes of each record, and what a bad file or a kill does."
-import json, os, random, signal, subprocess, sys, time
+import json, os, random, re, signal, subprocess, sys, time
 from collections import Counter
 import numpy as np, psutil, pytest
+from hebrewgpt_nb.text.clean import clean_text
 from hebrewgpt_nb.text.copies import HeldOut, overlap_mask, word_hashes
 from hebrewgpt_nb.core import UserError, read_json, sample_dir, sha256_file
 from hebrewgpt_nb.data import prepare_data
@@ -24,7 +25,27 @@ def record(n, text=None, source="news"):
 def test_drop_reasons():
     assert drop_reason("הילדים יצאו אל החצר ושיחקו") is None
     assert drop_reason("שלום") == "too little Hebrew"
+    assert drop_reason("האוניברסיטה העברית בירושלים") == "fewer than five words" # and does not repeat itself
+    assert drop_reason("האוניברסיטה העברית נמצאת בהר הצופים") is None
     assert drop_reason("The children went out to play " * 9 + "הילדים יצאו אל החצר ושיחקו") == "mostly not Hebrew"
+
+def visual(text, whole):
+    "Lines, or the letters of each word, as a screen shows them from left to right; digits and Latin letters stay readable."
+    def turn(s): return re.sub(r"[A-Za-z0-9]+(?:[.,:/-][A-Za-z0-9]+)*", lambda m: m[0][::-1], s[::-1])
+    return "\n".join(turn(line) if whole else " ".join(map(turn, line.split(" "))) for line in text.split("\n"))
+
+@pytest.mark.parametrize("whole", [True, False], ids=["lines", "words"])
+def test_hebrew_in_visual_order_is_dropped_and_counted(tmp_path, whole):
+    found = sorted(r["text"] for r in read_records(sorted((sample_dir()/"pretrain").glob("*.jsonl"))))
+    texts = [f"{text[:150]} (בשנת 1948, לפי ynet.co.il)" for text in found[:80]]
+    for niqqud in ("keep", "strip"):
+        counts = Counter(reason for *_, reason in clean_records([dict(text=visual(t, whole)) for t in texts], Counter(), niqqud))
+        assert counts == {"written backwards": len(texts)} and len(texts) == 80
+    half = [f"{t}\n{visual(t, whole)}" for t in texts]
+    assert all(drop_reason(clean_text(t)) is None for t in texts) and all(drop_reason(clean_text(t)) for t in half)
+    write_records(tmp_path/"in/a.train.jsonl", [record(n) for n in range(9)] + [record(n, visual(texts[n], whole)) for n in range(10, 15)])
+    prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))
+    assert read_json(tmp_path/"out/report.json")["sources"]["a"]["dropped"] == {"written backwards": 5}
 
 def test_prepare_counts_everything(tmp_path):
     lines = [json.dumps(record(n)) for n in range(20)] + [json.dumps(record(0)), json.dumps(dict(text="English only, " * 9)), "broken"]
@@ -98,9 +119,9 @@ def test_truncated_corpus_leaves_no_half_files(tmp_path):
     whole = (tmp_path/"in/b.train.jsonl.zst").read_bytes()
     (tmp_path/"in/b.train.jsonl.zst").write_bytes(whole[:-9])
     with pytest.raises(UserError, match="b.train.jsonl.zst: cut short"): prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))
-    assert sorted(p.name for p in (tmp_path/"out").iterdir()) == ["progress.json", "work"]
+    assert sorted(p.name for p in (tmp_path/"out").iterdir()) == [".work", "progress.json"]
     write_records(tmp_path/"in/b.train.jsonl.zst", [record(n + 100, source="b") for n in range(9)])
-    assert prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))["read"] == 18 and not (tmp_path/"out/work").exists()
+    assert prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))["read"] == 18 and not (tmp_path/"out/.work").exists()
 
 def test_command_line_says_one_line(tmp_path):
     done = subprocess.run([sys.executable, "-m", "hebrewgpt_nb.data", "--run", tmp_path/"out", "--data", tmp_path/"none"], capture_output=True, text=True)
@@ -146,6 +167,68 @@ def test_broken_evaluation_items_are_counted(tmp_path):
     (tmp_path/"in/eval/quiz.jsonl").write_text("broken\n" + json.dumps(dict(question=prose(0))))
     prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))
     assert [(q["file"].rsplit("/", 1)[1], q["line"]) for q in map(json.loads, open(tmp_path/"out/quarantine.jsonl"))] == [("quiz.jsonl", 1)]
+
+def test_evaluation_items_may_be_a_file_packed_or_not(tmp_path):
+    question = prose(0, 24)
+    write_records(tmp_path/"in/a.train.jsonl", [record(n) for n in range(1, 9)] + [record(0, question)])
+    write_records(tmp_path/"items/quiz.jsonl", [dict(question=question)])
+    write_records(tmp_path/"packed/quiz.jsonl.zst", [dict(question=question)])
+    (tmp_path/"words").mkdir()
+    (tmp_path/"words/quiz.txt").write_text(question, encoding="utf8")
+    for n, evals in enumerate(("items/quiz.jsonl", "items", "packed", "packed/quiz.jsonl.zst", "words")):
+        totals = prepare_data(run=str(tmp_path/f"out{n}"), data=str(tmp_path/"in"), evals=str(tmp_path/evals))
+        assert totals["dropped"] == 1, evals
+    (tmp_path/"none").mkdir()
+    with pytest.raises(UserError, match="none: holds no records; expected files"): prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"), evals=str(tmp_path/"none"))
+
+def test_half_a_surrogate_pair_does_not_end_the_job(tmp_path, capsys):
+    lines = [record(n) for n in range(9)] + [record(9) | {field: "\ud83d"} for field in ("id", "text", "source", "license")]
+    (tmp_path/"in/pretrain").mkdir(parents=True)
+    (tmp_path/"in/eval").mkdir()
+    (tmp_path/"in/pretrain/a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    (tmp_path/"in/eval/quiz.jsonl").write_text(json.dumps(dict(question="\ud83d")) + "\n" + json.dumps(dict(question=None, choices=[["שלום"]])))
+    totals = prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))
+    assert (totals["read"], totals["quarantined"]) == (13, 4)
+    assert [(q["file"].rsplit("/", 1)[1], q["line"]) for q in map(json.loads, open(tmp_path/"out/quarantine.jsonl"))] == [("a.jsonl", n) for n in range(10, 14)] + [("quiz.jsonl", 1)]
+    said = capsys.readouterr().out
+    assert "prepare_data: 5 lines put aside (" in said and "license is not Unicode (half a surrogate pair): 1" in said and "a.jsonl:10" in said
+
+def test_file_whose_name_is_not_unicode_is_cleaned(tmp_path):
+    write_records(tmp_path/"a.jsonl", [record(n) for n in range(9)])
+    os.mkdir(tmp_path/"in")
+    os.rename(tmp_path/"a.jsonl", os.fsencode(tmp_path) + b"/in/\xe7.jsonl")
+    assert prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))["read"] == 9
+    assert list(read_json(tmp_path/"out/report.json")["sources"]) == ["\ufffd"]
+
+def test_run_must_not_be_the_folder_of_the_file_that_is_read(tmp_path):
+    write_records(tmp_path/"a.train.jsonl.zst", [record(n) for n in range(9)])
+    before = (tmp_path/"a.train.jsonl.zst").read_bytes()
+    with pytest.raises(UserError, match="give another folder"): prepare_data(run=str(tmp_path), data=str(tmp_path/"a.train.jsonl.zst"))
+    assert (tmp_path/"a.train.jsonl.zst").read_bytes() == before
+
+def test_report_of_another_stage_is_not_taken_for_ours(tmp_path):
+    write_records(tmp_path/"in/a.jsonl", [record(n) for n in range(9)])
+    (tmp_path/"b.train.jsonl.zst").touch()
+    for report in ('{"base": {}}', "[]", '{"sources": 7}', '{"sources": {"../b": {}}}'): # nothing outside the folder is removed
+        (tmp_path/"out").mkdir(exist_ok=True)
+        (tmp_path/"out/report.json").write_text(report)
+        with pytest.raises(UserError, match="report.json: not written by this stage"): prepare_data(run=str(tmp_path/"out"), data=str(tmp_path/"in"))
+    assert (tmp_path/"b.train.jsonl.zst").exists()
+
+UNGUARDED = """
+import sys
+from hebrewgpt_nb.data import prepare_data
+prepare_data(run=sys.argv[1], data=sys.argv[2])
+"""
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one process does it all")
+def test_script_without_a_guard_is_told_so(tmp_path):
+    write_records(tmp_path/"in/a.jsonl", [record(n, prose(n) * 100) for n in range(90)]) # enough for several processes
+    (tmp_path/"mine.py").write_text(UNGUARDED)
+    done = subprocess.run([sys.executable, tmp_path/"mine.py", tmp_path/"out", tmp_path/"in"], capture_output=True, text=True, timeout=120)
+    assert done.returncode and "FileNotFoundError" not in done.stderr
+    assert "error: put what this script does below `if __name__ == '__main__':`" in done.stderr
+    assert "UserError: a worker process died: out of memory, or the work was begun in a script outside" in done.stderr.splitlines()[-1]
 
 # -- a kill
 

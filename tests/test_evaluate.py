@@ -201,10 +201,11 @@ def test_an_evaluated_bundle_is_what_the_stage_says(place):
     alone = E.evaluate_bundle(place/"base", examples=str(place/"tuned"/"test.jsonl"), generations=3, max_new_tokens=12, device="cpu")
     assert json.loads(json.dumps(alone)) == read_json(place/"one"/"report.json")["base"]
 
-def test_bad_test_examples_are_shown(place, tmp_path):
+def test_bad_test_examples_are_shown(place, tmp_path, capsys):
     (tmp_path/"test.jsonl").write_text((place/"tuned"/"test.jsonl").read_text(encoding="utf8") + '{"instruction": "מה?"}\n', encoding="utf8")
     evaluate(**arguments(place, "bad", sft=str(tmp_path)))
     assert read_json(place/"bad"/"report.json")["base"]["bad_lines"] == {"no instruction or no output": 1}
+    assert "evaluate: 1 lines put aside (no instruction or no output: 1); first" in capsys.readouterr().out
     assert "Lines put aside: 1 no instruction or no output" in (place/"bad"/"report.md").read_text(encoding="utf8")
 
 def test_per_token_metrics_of_two_tokenizers_are_not_compared():

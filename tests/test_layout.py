@@ -101,3 +101,20 @@ def test_links_between_notebooks_lead_somewhere():
             links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", "".join(cell["source"])) if cell["cell_type"] == "markdown" else []
             lost += [f"{path.relative_to(NOTEBOOKS)}: {link}" for link in links if not (path.parent/link).exists()]
     assert not lost, lost
+
+def test_what_the_model_only_imports_is_imported_from_where_it_is():
+    "What a notebook takes from `model` is defined there; blocks come from `engine.blocks`. `ModelConfig` is part of what `model` promises."
+    own = set(ast.literal_eval(re.search(r"__all__ = (\[.*?\])", (LIBRARY/"model.py").read_text(encoding="utf8"), re.S)[1])) | {"ModelConfig"}
+    wrong = {}
+    for name, cells in notebooks().items():
+        lines = re.findall(r"^from hebrewgpt_nb\.model import (.+)$", "\n".join(cells), re.M)
+        if others := {n.strip() for line in lines for n in line.split(",")} - own: wrong[name] = others
+    assert not wrong, wrong
+
+DRAWS_NAMES = {"00_data", "01_tokenizer", "03_generate", "04_pretrain", "06_eval", "studies/1_sight", "studies/4_tokenizers", "text/5_mixture", "text/7_prefixes"}
+
+def test_hebrew_in_plots_is_drawn_by_one_helper():
+    "Labels that come from data go through `core.plot_label`; none is turned round by hand."
+    code = {name: "\n".join(cells) for name, cells in notebooks().items()}
+    assert {name for name, text in code.items() if "plot_label(" in text or "plot_label)" in text or "plot_label," in text} == DRAWS_NAMES | {"core/0_core"}
+    assert not [name for name, text in code.items() if re.search(r"lambda (\w+): \1\[::-1\]|get_display", text)]

@@ -7,7 +7,8 @@ import hebrewgpt_nb.model as M
 from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.engine.cpu import library
 from hebrewgpt_nb.engine.scan import ssd, ssd_step
-from hebrewgpt_nb.model import HebrewGPT, Mamba2, ModelConfig, PRESETS, count_parameters, get_preset
+from hebrewgpt_nb.engine.blocks import Mamba2
+from hebrewgpt_nb.model import HebrewGPT, ModelConfig, PRESETS, count_parameters, get_preset
 from hebrewgpt_nb.quantize import quantize_for_decoding
 from hebrewgpt_nb.sft import add_lora
 from conftest import fill, small
@@ -138,10 +139,10 @@ class Mean(torch.nn.Module):
     "A mixer for the test alone: the mean of what a document has said so far."
     def __init__(self, cfg):
         super().__init__()
-        self.out = M.Linear(cfg.width, cfg.width)
+        self.out = B.Linear(cfg.width, cfg.width)
     def forward(self, x, rope=None, mask=None, docs=None, cache=None):
         if cache is None:
-            n = torch.arange(x.shape[1]).expand(x.shape[:2]) if docs is None else M.doc_positions(docs)
+            n = torch.arange(x.shape[1]).expand(x.shape[:2]) if docs is None else B.doc_positions(docs)
             seen = (torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])) # (T, T)
             return self.out(((seen >= 0) & (seen <= n[..., None])).to(x.dtype) @ x / (n[..., None] + 1))
         total = cache.total[:, None] + x.cumsum(1)
@@ -263,8 +264,8 @@ def test_positions_of_another_scale_are_caught(monkeypatch):
 
 def test_positions_start_anew_with_each_document():
     _, docs = row([3, 1, 2, 4])
-    assert M.doc_positions(docs).tolist() == [[0, 1, 2, 0, 0, 1, 0, 1, 2, 3]]
-    assert M.doc_positions(torch.cat([docs, docs * 0])).tolist()[1] == list(range(10)) # each row by itself
+    assert B.doc_positions(docs).tolist() == [[0, 1, 2, 0, 0, 1, 0, 1, 2, 3]]
+    assert B.doc_positions(torch.cat([docs, docs * 0])).tolist()[1] == list(range(10)) # each row by itself
 
 # --- configuration --------------------------------------------------------------------------------------
 

@@ -41,6 +41,39 @@ def test_an_interrupted_chain_goes_on(sign, status, tmp_path):
     assert again.returncode == 0 and "[1/2] 00_data: reused" in again.stdout and "[2/2] 01_tokenizer ..." in again.stdout
 
 
+def heeding(command):
+    "Started as from a terminal: a shell's background job ignores Ctrl-C, and so would this one."
+    heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed)
+
+
+def after(job, sees):
+    "What a job says of Ctrl-C as soon as something is seen, and how long it takes to end."
+    while not sees() and job.poll() is None: time.sleep(.002)
+    os.killpg(job.pid, signal.SIGINT)
+    begun = time.time()
+    return job.communicate(timeout=60)[1], job.returncode, time.time() - begun
+
+
+def processes_of(pid): # command lines of its children
+    return [c.read_bytes() for c in (Path(f"/proc/{child}/cmdline") for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()) if c.exists()]
+
+
+def test_ctrl_c_while_a_kernel_starts_is_one_line_at_once(tmp_path):
+    (tmp_path/"chain.yaml").write_text('00_data: {run: "{run}/data"}\n')
+    job = heeding([sys.executable, "-m", "hebrewgpt_nb.jobs", "--chain", str(tmp_path/"chain.yaml"), "--run", str(tmp_path/"run")])
+    said, status, seconds = after(job, lambda: any(b"ipykernel" in line for line in processes_of(job.pid)))
+    assert (said, status) == ("interrupted: the same command goes on from here\n", 130) and seconds < 5
+    assert not (tmp_path/"run"/"data").exists()
+
+
+@pytest.mark.parametrize("module", ["pretrain", "sft", "evaluate", "bench"])
+def test_ctrl_c_while_a_module_is_imported_is_one_line(module, tmp_path):
+    job = heeding([sys.executable, "-m", f"hebrewgpt_nb.{module}", "--run", str(tmp_path/"run")])
+    said, status, seconds = after(job, lambda: b"libtorch" in Path(f"/proc/{job.pid}/maps").read_bytes())
+    assert (said, status) == ("interrupted: nothing was begun yet\n", 130) and not (tmp_path/"run").exists()
+
+
 def test_a_stage_that_stops_is_one_line(tmp_path):
     chain, empty = tmp_path/"chain.yaml", tmp_path/"empty.jsonl"
     empty.write_text('{"text": "only latin letters here"}\nnot json\n')

@@ -5,7 +5,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 import hebrewgpt_nb.release as R
 from hebrewgpt_nb.core import UserError, read_jsonl, sample_dir
-from hebrewgpt_nb.model import HebrewGPT, get_preset
+from hebrewgpt_nb.bundle import load_bundle, save_bundle
+from hebrewgpt_nb.model import HebrewGPT, count_parameters, get_preset
+from hebrewgpt_nb.quantize import quantize_for_decoding
 from hebrewgpt_nb.release import export_hf, load_released, model_card, to_half_split
 from hebrewgpt_nb.tokenizer import Tokenizer, train_tokenizer
 from conftest import fill, small
@@ -65,6 +67,18 @@ def test_bfloat16_weights_stay_bfloat16(tok, tmp_path):
     model = small("AM", vocab_size=600).bfloat16()
     stock = AutoModelForCausalLM.from_pretrained(export_hf(model, tok, tmp_path/"out"))
     assert stock.dtype == torch.bfloat16 and torch.equal(stock.get_input_embeddings().weight, model.tok_emb.weight)
+
+@pytest.mark.parametrize("dtype, eps", [("float32", 1e-4), ("bfloat16", .02), ("int8", .02)])
+def test_a_packed_model_is_counted_saved_and_exported(tok, tmp_path, dtype, eps):
+    model, ids = small("AM", vocab_size=600), torch.randint(600, (2, 70), generator=torch.Generator().manual_seed(0))
+    packed = quantize_for_decoding(model, dtype)
+    assert count_parameters(packed) == count_parameters(model.cfg) == sum(p.numel() for p in model.parameters())
+    assert f"{count_parameters(model.cfg):,} parameters" in model_card(packed, tok, "x")
+    twin, (loaded, _) = AutoModelForCausalLM.from_pretrained(export_hf(packed, tok, tmp_path/"hf")), load_bundle(save_bundle(packed, tok, tmp_path/"bundle"))
+    with torch.no_grad():
+        logits = packed(ids)
+        for other in (loaded(ids), twin(ids).logits): assert (other - logits).norm() < eps * logits.norm()
+    assert loaded.state_dict().keys() == model.state_dict().keys() and {p.dtype for p in loaded.parameters()} == {torch.float32}
 
 def test_half_split_moves_rows_within_a_head_only():
     w = torch.arange(24.)[:, None] # two heads of 12

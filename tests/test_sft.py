@@ -51,6 +51,16 @@ def test_a_spoiled_run_on_thirty_examples_ends_and_says_worse(tmp_path):
     assert load_bundle(tmp_path/"tuned")[0].cfg.context == 256
 
 
+def test_null_is_empty_and_what_is_put_aside_is_said(tmp_path, capsys):
+    rows = [e | dict(input=None) for e in examples(6, 1)] + [e | dict(task=None) for e in examples(6, 1)] + [dict(instruction="מה?", output=None), dict(instruction="\ud83d", output="כן")]
+    (tmp_path/"mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
+    aside = Quarantine()
+    (found,) = curriculum(str(tmp_path), "", "", aside)
+    assert len(found) == 12 and all(e["input"] == "" and e["task"] == "mine" for e in found)
+    said = capsys.readouterr().out
+    assert said.startswith("sft: 2 lines put aside (no instruction or no output: 1, instruction is not Unicode (half a surrogate pair): 1); first ") and said.endswith("mine.jsonl:13\n")
+
+
 # --- data of every shape ----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("data, phases", [

@@ -1,10 +1,14 @@
 "Records and where they come from: files, published corpora, mixtures; what must hold, and what a bad file does."
-import gzip, json, lzma, os
+import gzip, json, lzma, os, random, tracemalloc
 import datasets, pyarrow as pa, pyarrow.parquet as pq, pytest, yaml, zstandard
+from hypothesis import example, given, settings, strategies as st
+from hebrewgpt_nb.data import hebrew_strings
+from hebrewgpt_nb.grading import parse_question
 from hebrewgpt_nb.text import records, sources
 from hebrewgpt_nb.core import UserError, real_data_dir
+from hebrewgpt_nb.text.prefixes import parse_gold
 from hebrewgpt_nb.text.mixture import MIXTURES, check_mixture, read_mixture
-from hebrewgpt_nb.text.records import Quarantine, read_checked, read_objects, read_records, source_files, write_records
+from hebrewgpt_nb.text.records import Quarantine, parse_example, read_checked, read_objects, read_records, source_files, write_records
 from hebrewgpt_nb.text.sources import GROUPS, SOURCES, group_of, read_source
 
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
@@ -85,6 +89,88 @@ def test_several_packed_parts_in_one_file(tmp_path, suffix):
     (tmp_path/f"x.jsonl{suffix}").write_bytes(PACK[suffix](b'{"text": "a"}\n') + PACK[suffix](b'{"text": "b"}\n'))
     assert [r["text"] for r in read_records(tmp_path)] == ["a", "b"]
 
+STREAM = {".gz": lambda f: gzip.open(f, "wb"), ".xz": lambda f: lzma.open(f, "wb", preset=0), ".zst": lambda f: zstandard.open(f, "wb")}
+
+@pytest.mark.parametrize("suffix, line, MB", [(".gz", b"a", 25), (".xz", b"a", 25), (".zst", b"a", 300), (".zst", b"\n", 300)])
+def test_bomb_is_refused_before_it_fills_memory(tmp_path, monkeypatch, suffix, line, MB):
+    "A small file that unpacks to much more: one endless line, or empty lines without end."
+    if MB < 100: monkeypatch.setattr(records, "MUCH", 10_000_000)
+    with STREAM[suffix](tmp_path/f"x.jsonl{suffix}") as f:
+        for _ in range(MB): f.write(line * 1_000_000)
+    assert os.path.getsize(tmp_path/f"x.jsonl{suffix}") < 40_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=f"x.jsonl{suffix}: .* (unpack to a line of more than|lines are bad)") as e: list(read_records(tmp_path, Quarantine()))
+        assert tracemalloc.get_traced_memory()[1] < 130_000_000 and "\n" not in str(e.value)
+    finally: tracemalloc.stop()
+
+def test_a_file_of_copies_is_no_bomb(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "MUCH", 100_000)
+    for suffix in (".jsonl.gz", ".jsonl.zst"):
+        write_records(tmp_path/f"x{suffix}", (record(7) for _ in range(5000)))
+        assert os.path.getsize(tmp_path/f"x{suffix}") < 10_000 and sum(1 for _ in read_records(tmp_path/f"x{suffix}")) == 5000
+
+def test_a_file_of_no_records_does_not_fill_the_quarantine(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "MAX_ASIDE", 1000)
+    (tmp_path/"a.jsonl").write_text("no json\n" * 5000)
+    aside = Quarantine()
+    with pytest.raises(UserError, match=r"a.jsonl: 1,001 lines are bad \(not JSON\) and 0 good"): list(read_records(tmp_path/"a.jsonl", aside))
+    assert len(aside) == 1001
+    (tmp_path/"b.jsonl").write_text('{"text": "a"}\nno json\n' * 5000)
+    assert len(list(read_records(tmp_path/"b.jsonl", aside := Quarantine()))) == len(aside) == 5000
+
+def test_one_flipped_bit_in_our_zst_is_an_error(tmp_path):
+    written, luck = [record(n) for n in range(200)], random.Random(0)
+    write_records(tmp_path/"x.jsonl.zst", written)
+    whole, other = (tmp_path/"x.jsonl.zst").read_bytes(), 0
+    for _ in range(400):
+        raw = bytearray(whole)
+        raw[luck.randrange(len(raw))] ^= 1 << luck.randrange(8)
+        (tmp_path/"x.jsonl.zst").write_bytes(raw)
+        try: other += list(read_records(tmp_path/"x.jsonl.zst")) != written
+        except UserError: pass
+    assert other == 0
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+def test_empty_packed_file_is_an_error(tmp_path, suffix):
+    (tmp_path/f"x.jsonl{suffix}").touch()
+    with pytest.raises(UserError, match=f"x.jsonl{suffix}: cut short or damaged \\(it is empty\\); fetch"): list(read_records(tmp_path))
+    (tmp_path/f"x.jsonl{suffix}").write_bytes(PACK[suffix](b""))
+    assert list(read_records(tmp_path)) == []
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+def test_second_part_of_a_packed_file_cut_short(tmp_path, suffix):
+    first, second = PACK[suffix](b'{"text": "a"}\n'), PACK[suffix](b'{"text": "b"}\n')
+    for cut in range(1, len(second), 3):
+        (tmp_path/f"x.jsonl{suffix}").write_bytes(first + second[:cut])
+        with pytest.raises(UserError, match=f"x.jsonl{suffix}: cut short"): list(read_records(tmp_path))
+
+@pytest.mark.parametrize("log", [27, 28, 31])
+def test_zstd_with_a_long_window_is_read(tmp_path, log):
+    packer = zstandard.ZstdCompressor(compression_params=zstandard.ZstdCompressionParameters(window_log=log, enable_ldm=True)).compressobj()
+    (tmp_path/"x.jsonl.zst").write_bytes(packer.compress(b'{"text": "a"}\n' * 3) + packer.flush())
+    assert len(list(read_records(tmp_path))) == 3
+
+def test_an_error_names_its_own_cause(tmp_path):
+    (tmp_path/"x.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd\x00\xf8\x01\x00\x00") # a window of 2 TB
+    with pytest.raises(UserError, match="takes more memory than there is") as e: list(read_records(tmp_path))
+    assert "fetch" not in str(e.value) and "cut short" not in str(e.value)
+    (tmp_path/"x.jsonl.zst").write_bytes(gzip.compress(b'{"text": "a"}'))
+    with pytest.raises(UserError, match="it does not begin as .zst does: is it misnamed"): list(read_records(tmp_path))
+
+def test_no_file_and_no_folder(tmp_path):
+    os.mkfifo(tmp_path/"x.jsonl")
+    with pytest.raises(UserError, match="x.jsonl: a pipe or a device; write"): list(read_records(tmp_path/"x.jsonl"))
+    with pytest.raises(UserError, match="x.jsonl: a pipe"): read_checked(tmp_path/"x.jsonl", parse_question) # and does not wait for ever
+    with pytest.raises(UserError, match="no such file"): list(read_records("x" * 5000))
+
+def test_file_whose_name_is_not_unicode(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/\xe7.jsonl", "wb") as f: f.write(b'{"text": "a"}\nbroken\n')
+    aside = Quarantine()
+    found = list(read_records(tmp_path, aside))
+    assert [r["source"] for r in found] == ["\ufffd"] and aside[0]["file"].endswith("/\ufffd.jsonl")
+    write_records(tmp_path/"out.jsonl", found + aside)
+
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="none.jsonl: no such file"): list(read_records(tmp_path/"none.jsonl"))
 
@@ -103,6 +189,81 @@ def test_objects_go_on_after_a_bad_line(tmp_path):
 def test_not_one_good_line(tmp_path):
     (tmp_path/"x.jsonl").write_text('{"a": 1}\n')
     with pytest.raises(UserError, match="x.jsonl: not one good line"): read_checked(tmp_path/"x.jsonl", lambda found: "no b")
+
+# -- any JSON in any field
+
+@pytest.mark.parametrize("field", ["id", "text", "source", "license"])
+def test_half_a_surrogate_pair_in_any_field_of_a_record(tmp_path, field):
+    reason = read_bad(tmp_path, json.dumps(dict(text="a", id="1") | {field: "שלום \ud83d"}).encode())
+    assert reason == f"{field} is not Unicode (half a surrogate pair)"
+
+@pytest.mark.parametrize("field, value", [("instruction", "\ud83d"), ("input", "\ude00 x"), ("output", "\ud83d"), ("task", "\ud83d"),
+                                          ("question", "\ud83d"), ("choices", ["a", "\ude00"]), ("category", "\ud83d"), ("id", "\ud83d-1")])
+def test_half_a_surrogate_pair_in_any_field_of_an_example_or_a_question(tmp_path, field, value):
+    whole = dict(instruction="מה?", input="", output="כן", task="t", question="מה?", choices=["א", "ב"], answer_index=0, category="c", id="q-1")
+    (tmp_path/"x.jsonl").write_text(json.dumps(whole) + "\n" + json.dumps(whole | {field: value}), encoding="utf8")
+    parse, aside = parse_example if field in ("instruction", "input", "output", "task") else parse_question, Quarantine()
+    assert len(read_checked(tmp_path/"x.jsonl", parse, aside)) == 1
+    name = "group" if field == "id" else field
+    assert [(q["line"], q["reason"]) for q in aside] == [(2, f"{name} is not Unicode (half a surrogate pair)")]
+
+def test_both_halves_of_a_surrogate_pair_are_text(tmp_path):
+    (tmp_path/"x.jsonl").write_text('{"text": "\\ud83d\\ude00"}')
+    assert [r["text"] for r in read_records(tmp_path)] == ["😀"]
+
+def test_null_is_empty(tmp_path):
+    (tmp_path/"news.jsonl").write_text('{"text": "a", "id": null, "source": null, "license": null}\n{"text": null}')
+    aside = Quarantine()
+    assert list(read_records(tmp_path, aside)) == [dict(id="news.jsonl:1", text="a", source="news", license="")] and aside.counts == {"no text": 1}
+    assert parse_example(dict(instruction="מה?", input=None, output="כן", task=None)) == dict(instruction="מה?", input="", output="כן", task="")
+    assert parse_example(dict(instruction="מה?", output=None)) == "no instruction or no output"
+    assert parse_question(dict(question="מה?", choices=["א", "ב"], answer_index=1, category=None, id=None))["group"] == "all"
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()) | st.sampled_from("\ud83d\ude00\0\n\u2028"), max_size=9) # with halves of pairs
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3), max_leaves=9)
+NAMES = st.sampled_from(["id", "text", "source", "license", "instruction", "input", "output", "task", "question", "choices", "answer_index", "category",
+                         "title", "context", "qas", "answers", "is_impossible", "label", "tag_ids", "url", "document_hash", "article", "summary",
+                         "translation1", "translation2", "original_label", "surface", "segments", "upos"])
+ROWS = st.lists(st.dictionaries(NAMES | ANY_TEXT, JSON | st.just("שלום") | st.just([dict(question="מה?", answers=["x"])]), max_size=9) | JSON, min_size=1, max_size=4)
+
+def every_line_is_read_or_put_aside(read, path, lines):
+    aside = Quarantine()
+    found = list(read(path, aside))
+    assert len(found) + len(aside) == lines and all(q["file"] == str(path) and 1 <= q["line"] <= lines and q["reason"] for q in aside)
+    json.dumps([found, aside], ensure_ascii=False).encode()
+    return found
+
+@settings(max_examples=80, deadline=None)
+@given(rows=ROWS)
+@example(rows=[{"text": "a", "\ud83d": 1, "license": float("nan"), "source": "\ud83d"}])
+@example(rows=[dict(text="a", id=10**4000, source=dict(a=[None]))])
+def test_any_json_is_a_record_or_put_aside(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("any")/"x.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
+    for r in every_line_is_read_or_put_aside(read_records, path, len(rows)): assert all(isinstance(v, str) for v in r.values()) and r["id"] and r["source"] and r["text"]
+    for parse in (parse_example, parse_question, parse_gold): every_line_is_read_or_put_aside(lambda p, q: read_objects(p, q, parse), path, len(rows))
+    for item in every_line_is_read_or_put_aside(read_objects, path, len(rows)): assert all(isinstance(t, str) for t in hebrew_strings(item))
+
+@pytest.mark.parametrize("depth", [90, 99, 100, 300, 900, 990, 1000, 100_000])
+def test_deep_json_is_read_or_put_aside(tmp_path, depth):
+    (tmp_path/"x.jsonl").write_text('{"text": "a", "id": ' + "[" * depth + "]" * depth + "}\n" + '{"text": "a", "qas": ' + '{"a":' * depth + "1" + "}" * depth + "}\n")
+    found = every_line_is_read_or_put_aside(read_records, tmp_path/"x.jsonl", 2)
+    assert len(found) == (2 if depth < 100 else 0)
+    for item in every_line_is_read_or_put_aside(read_objects, tmp_path/"x.jsonl", 2): hebrew_strings(item)
+
+@settings(max_examples=60, deadline=None)
+@given(row=st.dictionaries(NAMES, JSON | st.just("שלום") | st.just([dict(question="מה?", answers=["x"])]), max_size=9), raw=st.binary(max_size=60))
+@example(row=dict(context="א", qas=7), raw=b"\0")
+@example(row=dict(context="א", question="ב", answers="[" * 5000), raw=b'{"text": "\xff')
+def test_any_row_of_any_source_is_a_record_or_put_aside(tmp_path_factory, row, raw):
+    path = tmp_path_factory.mktemp("any")/"x.jsonl"
+    path.write_bytes(json.dumps(row).encode() + b"\n" + raw.replace(b"\n", b"") + b"\n")
+    for name in SOURCES:
+        aside = Quarantine()
+        try: found = list(read_source(name, path, quarantine=aside))
+        except UserError as e: found = [] if "not one good row" in str(e) else None
+        assert len(found) + len(aside) == 2
+        json.dumps([found, aside], ensure_ascii=False).encode()
 
 # -- writing
 
@@ -244,6 +405,21 @@ def test_damaged_file_is_named(tmp_path, name):
     (tmp_path/name).write_bytes(b'PAR1"\xff\xfe,,\n{"data": [')
     with pytest.raises(UserError, match=name): texts("heq", tmp_path/name)
 
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet", "jsonl.gz", "jsonl.xz", "jsonl.zst", "txt"])
+def test_altered_files_are_named_in_one_line(tmp_path, kind):
+    "Bits flipped, bytes lost, bytes put in: rows or one line, never a traceback."
+    rows, luck, path = [dict(WIKI, id=str(n)) for n in range(20)], random.Random(kind), tmp_path/f"x.{kind}"
+    whole = dict(json=json.dumps(dict(data=[dict(paragraphs=[QA])] * 3)).encode(), csv=("id,title,text\n" + "1,כותרת,\"שלום, עולם\"\n" * 20).encode(), txt=b"a\n\nb").get(kind, jsonl(rows))
+    table(tmp_path/"whole", rows)
+    whole = (tmp_path/"whole").read_bytes() if kind == "parquet" else PACK.get(path.suffix, bytes)(whole)
+    for _ in range(40 if kind in ("csv", "parquet") else 100):
+        raw, at = bytearray(whole), luck.randrange(len(whole))
+        if luck.random() < .4: raw[at] ^= 1 << luck.randrange(8)
+        else: raw[at:at + luck.randrange(30)] = luck.choice([b"", b"\0" * 9, b"\xff\xfe", b"\\ud800", b"[" * 2000, b'"', b"1e999", luck.randbytes(20)])
+        path.write_bytes(raw)
+        try: json.dumps(list(read_source("heq" if kind == "json" else "wikipedia", path, quarantine=[])), ensure_ascii=False).encode()
+        except UserError as e: assert "\n" not in str(e)
+
 def test_unknown_format(tmp_path):
     (tmp_path/"x.pdf").touch()
     with pytest.raises(UserError, match="x.pdf: cannot be read; expected .parquet"): read_source("c4", tmp_path/"x.pdf")
@@ -313,3 +489,10 @@ def test_bad_mixture_file_is_named(tmp_path, text):
     (tmp_path/"mix.yaml").write_text(text)
     with pytest.raises(UserError, match="mix.yaml: ") as e: read_mixture(tmp_path/"mix.yaml")
     assert "\n" not in str(e.value)
+
+@pytest.mark.parametrize("shares, got", [(dict(c4=1.), dict(c4=.25, hedc4=.75)), (dict(c4=.5, hedc4=.5), dict(c4=.5, hedc4=.5)), (dict(c4=.6, wikipedia=.4), dict(c4=.15, hedc4=.45, wikipedia=.4)), (dict(hedc4=1.), dict(hedc4=1.))])
+def test_a_source_does_not_hide_the_group_of_its_name(tmp_path, shares, got):
+    from hebrewgpt_nb.training.rows import named_shares # torch takes seconds
+    (tmp_path/"mix").write_text(json.dumps(shares))
+    found = named_shares(dict(c4=100, hedc4=300, wikipedia=50), str(tmp_path/"mix"))
+    assert {s: share for s, share in found.items() if share} == pytest.approx(got)

@@ -6,6 +6,7 @@ import numpy as np, pytest, torch, yaml
 from safetensors.torch import load_file
 from hebrewgpt_nb.bundle import load_bundle
 from hebrewgpt_nb.core import UserError, read_json, read_jsonl
+from hebrewgpt_nb.engine.cpu import has_library, kernel_identity
 from hebrewgpt_nb.metrics import score_answers, score_texts
 from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.training.optim import make_optimizer, schedule
@@ -76,6 +77,69 @@ def test_a_checkpoint_of_another_run_is_refused(made, tmp_path):
     folder, given = made
     kill_at(tmp_path/"run", tmp_path/"run"/"metrics.jsonl", 10, command("pretrain", run=tmp_path/"run", **given, **SMALL))
     with pytest.raises(UserError, match="lr was 0.02, is 0.01"): pretrain(run=str(tmp_path/"run"), **given, **SMALL, lr=.01)
+
+
+def test_a_run_goes_on_with_other_kernels_only_if_that_was_chosen(tmp_path, monkeypatch, capsys):
+    "Stopped, and resumed where no C compiler is, or the other way."
+    row = np.random.default_rng(0).integers(4, 300, (1, 33))
+    def train(steps): return fit(fresh(), lambda step: [make_batch(row, 2)], tmp_path, dict(lr=.02), steps, lambda s: 1., save_every=1)
+    train(2)
+    here, other = kernel_identity(), "PyTorch alone" if has_library() else "C 0123abcd"
+    monkeypatch.setattr("hebrewgpt_nb.training.loop.kernel_identity", lambda device: other)
+    with pytest.raises(UserError, match=rf"00000002.pt: trained with the kernels {re.escape(here)}, and {other} run here, .* apt install gcc.* HEBREWGPT_KERNELS=any"): train(3)
+    monkeypatch.setenv("HEBREWGPT_KERNELS", "any")
+    assert train(3).step == 3 and f"trained with the kernels {here}, and {other} run here" in capsys.readouterr().out
+    monkeypatch.delenv("HEBREWGPT_KERNELS")
+    assert train(4).step == 4 # now it is a run of those
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=f"trained with the kernels {other}"): train(5)
+
+
+def interrupted(monkeypatch, **params):
+    "A run that trained to its end and was stopped before it had a result."
+    def stop(*args): raise KeyboardInterrupt
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr("hebrewgpt_nb.pretrain.finish_training", stop)
+        pretrain(**params)
+
+
+def test_resumed_with_other_validation_data_is_refused(made, tmp_path, monkeypatch):
+    given, few = made[1], dict(steps=2, batch_tokens=256, context=64, save_every=2, eval_every=2)
+    interrupted(monkeypatch, run=str(tmp_path/"run"), **given, **few)
+    data = Path(shutil.copytree(given["data"], tmp_path/"data"))
+    for path in sorted(data.glob("*.valid.jsonl.zst"))[1:]: path.unlink()
+    with pytest.raises(UserError, match="another configuration .*valid_sha was"): pretrain(run=str(tmp_path/"run"), **given | dict(data=str(data)), **few)
+    assert len(pretrain(run=str(tmp_path/"run"), **given, **few)["bpb"]) == 9
+
+
+def test_a_run_that_diverged_leaves_advice_that_can_be_followed(made, tmp_path, monkeypatch):
+    "The weights burst at step 6; followed are the three values that the message names."
+    params, way = dict(steps=10, batch_tokens=256, context=64, save_every=1, eval_every=2, **made[1]), []
+    with monkeypatch.context() as m:
+        m.setattr("hebrewgpt_nb.pretrain.schedule", lambda step, steps, kind: 1. if step < 6 else math.inf)
+        for again in range(2): # the same command comes to the same end
+            with pytest.raises(UserError, match=r"^step \d: .*give another run and a lower lr, and base=(\S+)/checkpoints/(\d+).pt to go on from the weights of step \d$") as e: pretrain(run=str(tmp_path/"run"), **params)
+            way.append(str(e.value))
+    assert way[0] == way[1]
+    saved, key = Checkpoints(tmp_path/"run"/"checkpoints", {}), None
+    for step in saved.steps():
+        saved.key = saved.manifest(step)["key"]
+        assert step <= 6 and all(w.isfinite().all() for w in saved.read(step)["weights"].values())
+    base = re.search(r"base=(\S+)", way[0])[1]
+    report = pretrain(run=str(tmp_path/"lower"), base=base, lr=.002, adam_lr=.0005, **params)
+    assert report["bpb"]["macro"] < report["uniform_bpb"]["macro"] and read_jsonl(tmp_path/"lower"/"metrics.jsonl")[0]["loss"] < read_jsonl(tmp_path/"run"/"metrics.jsonl")[0]["loss"]
+
+
+def test_a_failed_second_attempt_takes_nothing_away(made, tmp_path, monkeypatch, capsys):
+    run, first = tmp_path/"run", dict(run=str(tmp_path/"run"), steps=2, batch_tokens=256, context=64, save_every=1, eval_every=2, **made[1])
+    def files(): return {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and ".next" not in p.parts and "tensorboard" not in p.parts}
+    result, before = pretrain(**first), files()
+    interrupted(monkeypatch, **first | dict(lr=.01))
+    assert files() == before and pretrain(**first) == result and "reuses" in capsys.readouterr().out
+    load_bundle(run)
+    other = pretrain(**first | dict(lr=.01)) # goes on, ends, and takes the place
+    assert "goes on from step 2" in capsys.readouterr().out and other != result and not (run/".next").exists() and not (run/"checkpoints").exists()
+    assert read_json(run/"done.json")["key"]["lr"] == .01 and load_bundle(run)
 
 
 def test_a_torn_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, capsys):

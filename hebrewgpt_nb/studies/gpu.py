@@ -18,10 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-import torch, torch.nn.functional as F
+from typing import TypedDict
 from typing import Literal
+from ..core import Device, PositiveFloat, RunFolder, UserError, cli, lock_folder, read_jsonl, read_whole, resolve
+import torch, torch.nn.functional as F
 from ..bench import TOLERANCE, relative_error, time_call, time_in_turns
-from ..core import Device, PositiveFloat, RunFolder, UserError, cli, read_jsonl, resolve
 from ..model import HebrewGPT, ModelConfig, compile_blocks, forward_flops, get_preset, loss_of
 from ..training.optim import make_optimizer
 
@@ -394,9 +395,9 @@ def describe(record: dict) -> str:
 def read_results(path: Path) -> dict[str, dict]: # case -> its last record
     "What is there; a line that a kill cut short is cut off."
     if not path.exists(): return {}
-    whole = path.read_bytes().rpartition(b"\n")
+    whole = read_whole(path).rpartition(b"\n")
     if whole[2]: os.truncate(path, len(whole[0] + whole[1]))
-    return {r["case"]: r for r in read_jsonl(path)}
+    return {r["case"]: r for r in read_jsonl(path, TypedDict("Result", dict(case=str)))}
 
 # %% ../../nbs/studies/5_gpu.ipynb #c6e49c85
 def append_result(path: Path, record: dict):
@@ -448,17 +449,17 @@ def run_cases(run: RunFolder = "runs/gpu", # where results.jsonl is written
              ) -> dict: # case -> record
     "Run all cases within the budget; each is written to results.jsonl when it ends. Raises `UserError`."
     config, path, end = make_config(device, preset), resolve(run)/"results.jsonl", time.time() + 60 * minutes
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = finished_cases(path, config)
-    for name in cases_to_run(only, done, again):
-        left = end - time.time()
-        if left <= 0:
-            print(f"{name}: not reached within {minutes:g} minutes, run again to go on")
-            continue
-        done[name] = record = run_case(name, config, min(left, MAX_CASE_SECONDS))
-        append_result(path, record)
-        print(f"{name}: {describe(record)}", flush=True)
-        if "CUDA error" in record.get("failed", ""): restart(run, device, preset, max(0., end - time.time()) / 60, only)
+    with lock_folder(run):
+        done = finished_cases(path, config)
+        for name in cases_to_run(only, done, again):
+            left = end - time.time()
+            if left <= 0:
+                print(f"{name}: not reached within {minutes:g} minutes, run again to go on")
+                continue
+            done[name] = record = run_case(name, config, min(left, MAX_CASE_SECONDS))
+            append_result(path, record)
+            print(f"{name}: {describe(record)}", flush=True)
+            if "CUDA error" in record.get("failed", ""): restart(run, device, preset, max(0., end - time.time()) / 60, only)
     return done
 
 # %% ../../nbs/studies/5_gpu.ipynb #9dddf8a7

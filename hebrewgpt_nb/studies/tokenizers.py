@@ -10,20 +10,21 @@ __all__ = ['LETTERS', 'OutsideTokenizer', 'open_tokenizer', 'word_pieces', 'piec
            'plot_curves']
 
 # %% ../../nbs/studies/4_tokenizers.ipynb #16ffe79c
-import itertools, json, multiprocessing, os
+import itertools, multiprocessing, os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-import numpy as np, torch
-from ..bench import cached_result, time_in_turns
+from typing import TypedDict
 from ..core import Device, Dtype, InputPath, PositiveFloat, PositiveInt, RunFolder
 from ..core import Progress, UserError, cli, fingerprint, pick_device, read_json, read_jsonl, resolve
-from ..core import stage
+from ..core import append_line, stage
+import numpy as np, torch
+from ..bench import cached_result, time_in_turns
 from ..data import prepare_data
 from ..model import HebrewGPT, get_preset
 from ..pretrain import bpb_by_source, valid_texts
-from ..text.prefixes import WORD, cuts, gold_prefixes, readings
+from ..text.prefixes import WORD, cuts, gold_prefixes, parse_gold, readings
 from ..text.shards import Shards, build_shards
-from ..text.records import read_records, source_files
+from ..text.records import read_checked, read_records, source_files
 from ..tokenizer import AFTER_SPACE, KINDS, SIGNS, Tokenizer, measure_tokenizer, split_table
 from ..tokenizer import train_tokenizer, training_texts, write_signs
 from ..training.loop import Training, load_weights, train_step, trainable_parameters
@@ -171,7 +172,7 @@ def prepare_kind(kind: str, folder: Path, data: Path, vocab_size: int, gold: str
         tok = open_tokenizer(kind, train_tokenizer(training_texts(sources), path, vocab_size, kind=kind))
         build_shards(read_records([f for s in sources.values() for f in s["train"]]), folder/"shards", tok)
         texts = [text for texts in valid_texts(data).values() for text in texts]
-        return measure_kind(tok, path, texts, gold=[r for f in treebanks for r in read_jsonl(f)])
+        return measure_kind(tok, path, texts, gold=[r for f in treebanks for r in read_checked(f, parse_gold)])
     key = dict(kind=kind, vocab_size=vocab_size, data=fingerprint(data), gold=[fingerprint(f) for f in treebanks])
     return cached_result(folder/"measures.json", key, make)
 
@@ -199,7 +200,7 @@ def train_kind(kind: str, seed: int, folder: Path, data: Path, score_at: list[in
 def read_curves(log: Path, keys: dict[str, dict], # kind -> what its curves depend on
                 seeds: int) -> list[dict]: # ordered by kind and seed
     "The lines of results.jsonl that are wanted."
-    lines = read_jsonl(log) if log.exists() else []
+    lines = read_jsonl(log, TypedDict("Line", dict(kind=str, seed=int))) if log.exists() else []
     wanted = {(r["kind"], r["seed"]): r for r in lines if keys.get(r["kind"]) == r.get("key") and r["seed"] < seeds}
     return [wanted[kind, seed] for kind in keys for seed in range(seeds) if (kind, seed) in wanted]
 
@@ -215,8 +216,7 @@ def train_missing(run: str, train_args: dict[str, dict], # kind -> arguments of 
     with pool, Progress(run, "models", len(todo)) as tick:
         for finished in as_completed([pool.submit(work, kind, seed, **train_args[kind]) for kind, seed in todo]):
             line = finished.result()
-            with open(log, "a", encoding="utf8") as f:
-                f.write(json.dumps(line | dict(key=keys[line["kind"]])) + "\n")
+            append_line(log, line | dict(key=keys[line["kind"]]))
             tick(note=f"{line['kind']}, seed {line['seed']}")
     return [{k: v for k, v in r.items() if k != "key"} for r in read_curves(log, keys, seeds)]
 

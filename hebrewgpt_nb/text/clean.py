@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['HEBREW', 'MARKS', 'CP1252', 'looks_misread', 'CP1255', 'TO_CP1255', 'TO_BYTE', 'has_geresh_pairs', 'has_odd_letter',
-           'AMP', 'ENTITY', 'INLINE', 'CELL', 'BLOCK', 'ATTR', 'NAMES', 'TAG', 'HIDDEN', 'INVISIBLE_KINDS', 'INVISIBLE',
+           'AMP', 'OLDEST', 'ENTITY', 'INLINE', 'CELL', 'BLOCK', 'ATTR', 'NAMES', 'TAG', 'HIDDEN', 'END_OPTIONAL',
+           'OPERAND', 'rather_text', 'INVISIBLE_KINDS', 'INVISIBLE', 'INVISIBLE_RUN', 'flag_letters', 'between_points',
            'BREAK', 'MARK_RUN', 'COMPAT', 'DOUBLE', 'LETTER', 'MARK', 'BEFORE', 'GERSHAYIM', 'SHORT_FORMS', 'GERESH',
-           'has_sign_after_letter', 'LIKE_HYPHEN', 'POINTS', 'WORD', 'NIQQUD', 'CHAR_RUN', 'SHORTENED', 'EMOJI_RUN',
-           'has_modifier', 'INVITATIONS', 'NOTICES', 'CONTROLS', 'BOILERPLATE', 'BOILERPLATE_LINE', 'SPACE', 'STEPS',
-           'DEFAULT_STEPS', 'MAX_ROUNDS', 'KIND_PATTERNS', 'letters_of', 'fix_utf8_as_latin1', 'looks_hebrew_in_latin1',
-           'fix_cp1255_as_latin1', 'fix_utf8_as_cp1255', 'fix_encoding_line', 'fix_encoding', 'decode_entity',
-           'decode_entities', 'replace_tag', 'strip_tags', 'remove_invisible', 'limit_marks', 'normalize_unicode',
-           'normalize_quotes_line', 'normalize_quotes', 'normalize_hyphens', 'maqaf_to_hyphen', 'strip_niqqud',
-           'is_pointed', 'auto_niqqud', 'shorten_run', 'shorten_repeats', 'remove_boilerplate', 'collapse_spaces',
-           'select_steps', 'run_steps', 'clean_text', 'leftovers']
+           'has_sign_after_letter', 'LIKE_HYPHEN', 'POINTS', 'WORD', 'NIQQUD', 'CHAR_RUN', 'SHORTENED', 'MODIFIERS',
+           'EMOJI_RUN', 'has_modifier', 'INVITATIONS', 'NOTICES', 'CONTROLS', 'BOILERPLATE', 'BOILERPLATE_LINE',
+           'SPACE', 'STEPS', 'DEFAULT_STEPS', 'MAX_ROUNDS', 'KIND_PATTERNS', 'letters_of', 'fix_utf8_as_latin1',
+           'looks_hebrew_in_latin1', 'fix_cp1255_as_latin1', 'fix_utf8_as_cp1255', 'fix_encoding_line', 'fix_encoding',
+           'decode_entity', 'decode_entities', 'tags_of_text', 'replace_tag', 'strip_tags', 'meant_invisible',
+           'remove_invisible', 'limit_marks', 'normalize_unicode', 'normalize_quotes_line', 'normalize_quotes',
+           'normalize_hyphens', 'maqaf_to_hyphen', 'strip_niqqud', 'is_pointed', 'auto_niqqud', 'shorten_run',
+           'shorten_repeats', 'remove_boilerplate', 'collapse_spaces', 'select_steps', 'run_steps', 'clean_text',
+           'leftovers']
 
 # %% ../../nbs/text/1_clean.ipynb #93c52cd1
 import html, html.entities, itertools, re, unicodedata
@@ -79,9 +81,11 @@ def fix_encoding(text: str) -> str:
 
 # %% ../../nbs/text/1_clean.ipynb #b35dae48
 AMP = re.compile(r"&(?:amp;|#0*38;|#x0*26;)+", re.I) # however deep: one level
+OLDEST = "apos|" + "|".join(name for name in html.entities.html5 if name[-1] != ";" and not name.isupper())
 ENTITY = re.compile( # a number may begin with zeros
-    r"&(?:#[0-9]{1,99}|#[xX][0-9a-fA-F]{1,99}|[A-Za-z][A-Za-z0-9]{1,31});"
-    r"|&(?:#[0-9]{2,99}|#[xX][0-9a-fA-F]{2,99}|amp|lt|gt|quot|apos|nbsp)(?![A-Za-z0-9=;])")
+    rf"&(?:{OLDEST})(?![A-Za-z_=;])"
+    r"|&(?:#[0-9]{1,99}|#[xX][0-9a-fA-F]{1,99}|[A-Za-z][A-Za-z0-9]{1,31});"
+    r"|&(?:#[0-9]{2,99}(?![0-9;])|#[xX][0-9a-fA-F]{2,99}(?![0-9a-fA-F;]))")
 
 # %% ../../nbs/text/1_clean.ipynb #d5df39b7
 def decode_entity(match: re.Match) -> str:
@@ -113,6 +117,24 @@ HIDDEN = re.compile(r"<!--(?:[^<-]++|<(?!!--)|-(?!->))*+-->"
                     r"|<(script|style)\b[^<>]*>(?:[^<]++|<(?!/?\1\b))*+</\1\s*>"
                     r"|<!doctype[^<>]*>", re.I)
 
+# %% ../../nbs/text/1_clean.ipynb #261fb11f
+END_OPTIONAL = set("""body br dd dt head hr html img input li link meta option source
+                      tbody td tfoot th thead tr wbr""".split()) # or none at all
+OPERAND = f"[^\\W_{HEBREW}]" # a letter or digit of other scripts
+rather_text = re.compile( # joined to what is not Hebrew, or between words; but many a <p> has no end
+    rf"(?<=[^\s<>{HEBREW}{MARKS}])<(?!p>)[a-z1-6]+>(?![{HEBREW}])"
+    rf"|(?<=[^\s>] )<(?!p>)[a-z1-6]+>(?= ?[^\s{HEBREW}])|(?<={OPERAND})<p>(?={OPERAND})", re.I).match
+
+# %% ../../nbs/text/1_clean.ipynb #2ff45e7e
+def tags_of_text(text: str) -> set: # where they begin
+    "Opening tags without an end that are rather a comparison, a type or a placeholder."
+    waiting = {}
+    for tag in TAG.finditer(text):
+        starts = waiting.setdefault(tag[2].lower(), [])
+        if not tag[1]: starts.append(tag.start())
+        elif starts: starts.pop()
+    return {at for name in waiting.keys() - END_OPTIONAL for at in waiting[name] if rather_text(text, at)}
+
 # %% ../../nbs/text/1_clean.ipynb #fef59cff
 def replace_tag(match: re.Match) -> str:
     "What replaces one tag."
@@ -122,7 +144,10 @@ def replace_tag(match: re.Match) -> str:
 
 def strip_tags(text: str) -> str:
     "Remove HTML tags, comments and scripts."
-    return TAG.sub(replace_tag, HIDDEN.sub("", text)) if "<" in text and ">" in text else text
+    if "<" not in text or ">" not in text: return text
+    text = HIDDEN.sub("", text)
+    kept = tags_of_text(text)
+    return TAG.sub(lambda tag: tag[0] if tag.start() in kept else replace_tag(tag), text)
 
 # %% ../../nbs/text/1_clean.ipynb #b0101724
 INVISIBLE_KINDS = dict(
@@ -132,12 +157,22 @@ INVISIBLE_KINDS = dict(
     zero_width="\u00ad\u034f\u180e\u200b-\u200d\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffc\U000e0000-\U000e007f")
 INVISIBLE = re.compile(f"[{''.join(INVISIBLE_KINDS.values())}]")
 
+# %% ../../nbs/text/1_clean.ipynb #d54f40d7
+INVISIBLE_RUN = re.compile(f"{INVISIBLE.pattern}+")
+flag_letters = re.compile("(?<=\U0001f3f4)[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,6}\U000e007f").match
+between_points = re.compile(f"(?<=[{MARKS}]){INVISIBLE.pattern}++(?=[{MARKS}])").match
+
+def meant_invisible(match: re.Match) -> str: # empty for nearly all
+    "What stays of a run of invisible characters."
+    if flag := flag_letters(match.string, match.start()): return flag[0]
+    return "\u034f" if "\u034f" in match[0] and between_points(match.string, match.start()) else ""
+
 # %% ../../nbs/text/1_clean.ipynb #da43c4d1
 BREAK = re.compile("\r\n?|[\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")
 
 def remove_invisible(text: str) -> str:
     "Remove bidi controls, zero-width and control characters, and U+FFFD; every kind of line break becomes a newline."
-    return INVISIBLE.sub("", BREAK.sub("\n", text)) if INVISIBLE.search(text) else text
+    return INVISIBLE_RUN.sub(meant_invisible, BREAK.sub("\n", text)) if INVISIBLE.search(text) else text
 
 # %% ../../nbs/text/1_clean.ipynb #4258676b
 MARK_RUN = re.compile(r"[^\w\s]{64,}") # only there can so many be
@@ -201,14 +236,14 @@ def maqaf_to_hyphen(text: str) -> str:
     return text.replace("\u05be", "-")
 
 # %% ../../nbs/text/1_clean.ipynb #94b33687
-POINTS = re.compile(f"[{MARKS}]+")
+POINTS = re.compile(f"[{MARKS}]+(?:\u034f[{MARKS}]+)*") # with what keeps their order
 
 def strip_niqqud(text: str) -> str:
     "Remove points and cantillation, and nothing else."
     return POINTS.sub("", text)
 
 # %% ../../nbs/text/1_clean.ipynb #a5b526d5
-WORD = re.compile(f"[א-ת][א-ת{MARKS}]*")
+WORD = re.compile(f"[א-ת][א-ת{MARKS}\u034f]*")
 
 def is_pointed(line: str) -> bool:
     "Whether at least half of the Hebrew words carry points."
@@ -233,8 +268,9 @@ def shorten_run(match: re.Match) -> str:
     return unit * 3 if unit in SHORTENED or unicodedata.category(unit[0]) == "So" else match[0]
 
 # %% ../../nbs/text/1_clean.ipynb #bc575b1f
-EMOJI_RUN = re.compile("(.[\ufe0f\U0001f3fb-\U0001f3ff]+)\\1{3,}") # an emoji with its colour
-has_modifier = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]").search
+MODIFIERS = "\ufe0f\U0001f3fb-\U0001f3ff" # colours, and the sign that asks for a picture
+EMOJI_RUN = re.compile(f"([^{MODIFIERS}\n][{MODIFIERS}]++)\\1{{3,}}") # an emoji with all its own
+has_modifier = re.compile(f"[{MODIFIERS}]").search
 
 def shorten_repeats(text: str) -> str:
     "Shorten runs of one letter, sign or emoji to three."
@@ -340,5 +376,5 @@ KIND_PATTERNS = {name: re.compile(f"[{chars}]") for name, chars in INVISIBLE_KIN
 def leftovers(text: str) -> dict: # entities, bidi, control, replacement, zero_width -> how many
     "Count what clean text must not hold."
     entities = sum(decode_entity(m) != m[0] for m in ENTITY.finditer(text)) if "&" in text else 0
-    found = "".join(INVISIBLE.findall(text))
+    found = "".join(run[0].replace(meant_invisible(run), "", 1) for run in INVISIBLE_RUN.finditer(text))
     return dict(entities=entities) | {name: len(kind.findall(found)) for name, kind in KIND_PATTERNS.items()}

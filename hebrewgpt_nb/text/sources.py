@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['CREDIT', 'NO_ANSWER', 'ENTAILMENT_LABELS', 'SENTIMENTS', 'COMMENT_LABELS', 'GROUPS', 'LITERATURE_AND_LAW',
-           'WEB_SOURCES', 'TASK_SOURCES', 'SOURCES', 'TABLE_FORMATS', 'field_problem', 'parse_web_page',
+           'WEB_SOURCES', 'TASK_SOURCES', 'SOURCES', 'MAX_WHOLE', 'TABLE_FORMATS', 'field_problem', 'parse_web_page',
            'parse_article', 'parse_ruling', 'parse_literary_work', 'answer_text', 'first_answer', 'parse_questions',
            'parse_sentence_pair', 'parse_sentiment', 'parse_comment', 'parse_summary', 'Source', 'group_of',
-           'find_source', 'stream_hub', 'read_table', 'read_squad', 'read_json_rows', 'read_catalogue', 'file_format',
-           'find_local_files', 'read_local_file', 'read_local_rows', 'row_to_record', 'rows_to_records', 'read_source']
+           'find_source', 'stream_hub', 'read_table', 'read_whole', 'read_squad', 'read_json_rows', 'read_work',
+           'read_catalogue', 'file_format', 'find_local_files', 'read_local_file', 'read_local_rows', 'row_to_record',
+           'map_rows', 'rows_to_records', 'read_source']
 
 # %% ../../nbs/text/3_sources.ipynb #b8bbfc79
-import ast, csv, dataclasses, difflib, glob, io, json, re
+import ast, csv, dataclasses, difflib, glob, io, itertools, json, os, re
 from collections.abc import Callable
 from pathlib import Path
 from ..core import UserError, resolve
-from .records import COMPRESSED, Quarantine, parse_object, parse_text, quarantine_line, read_blocks
-from .records import read_bytes, read_chunks, read_lines, text_problem, warn_quarantined
+from .records import COMPRESSED, Quarantine, encoding_problem, is_deep, keep_good, parse_object
+from .records import parse_text, read_blocks, read_bytes, read_lines, text_problem, warn_quarantined
 
 # %% ../../nbs/text/3_sources.ipynb #9fa4cf6e
 def field_problem(row: dict, *fields: str) -> str | None:
@@ -49,7 +50,7 @@ def answer_text(answers) -> str | None:
     "The first text in answers as SQuAD and its descendants write them."
     if isinstance(answers, str) and answers.strip()[:1] in ("[", "{"):
         try: answers = ast.literal_eval(answers.strip())
-        except (ValueError, SyntaxError): return None
+        except (ValueError, SyntaxError, MemoryError, RecursionError): return None # the last two: too deep
     if isinstance(answers, dict): answers = answers.get("text")
     first = answers[0] if isinstance(answers, list) and answers else answers
     if isinstance(first, dict): first = first.get("text")
@@ -66,7 +67,8 @@ def first_answer(question: dict) -> str | None: # None if there is none though t
 def parse_questions(row: dict) -> dict | str:
     "A passage with its questions: `context`, and `qas` or one `question` with `answers`."
     row = {k.lower(): v for k, v in row.items()}
-    questions = [q for q in row.get("qas") or () if isinstance(q, dict)] or [row]
+    several = row["qas"] if isinstance(row.get("qas"), list) else []
+    questions = [q for q in several if isinstance(q, dict)] or [row]
     for fields in ((row, "context"), *((q, "question") for q in questions)):
         if problem := field_problem(*fields): return problem
     answers = [first_answer(q) for q in questions]
@@ -225,12 +227,24 @@ def read_table(file: Path, # .parquet, .csv or .tsv
     except (OSError, ValueError) as e:
         raise UserError(f"{file}: cannot be read as {kind[1:]} ({str(e).splitlines()[0]})") from None
 
+# %% ../../nbs/text/3_sources.ipynb #50686ddb
+MAX_WHOLE = 500_000_000 # bytes
+
+def read_whole(file: Path) -> str:
+    "The text of a file that cannot be read a piece at a time; raises `UserError`."
+    raw = read_bytes(file, MAX_WHOLE)
+    if len(raw) > MAX_WHOLE: raise UserError(f"{file}: larger than 500 MB; make smaller files of it, or JSON lines")
+    try: return raw.decode("utf-8-sig")
+    except UnicodeDecodeError: raise UserError(f"{file}: {encoding_problem(raw)}") from None
+
 # %% ../../nbs/text/3_sources.ipynb #576f00b7
 def read_squad(file: Path): # yields row number, nothing, paragraph
     "The paragraphs of a file like SQuAD's; raises `UserError`."
-    try: rows = [dict(p) for article in json.loads(b"".join(read_chunks(file)))["data"] for p in article["paragraphs"]]
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{file}: neither JSON lines nor a file like SQuAD's (data, paragraphs, qas)") from None
+    text = read_whole(file)
+    try: rows = [dict(p) for article in json.loads(text)["data"] for p in article["paragraphs"]]
+    except (KeyError, TypeError, ValueError, RecursionError): rows = None
+    if rows is None or is_deep(rows):
+        raise UserError(f"{file}: neither JSON lines nor a file like SQuAD's (data, paragraphs, qas)")
     yield from ((n, b"", row) for n, row in enumerate(rows, 1))
 
 # %% ../../nbs/text/3_sources.ipynb #4eec32c3
@@ -242,14 +256,20 @@ def read_json_rows(file: Path): # yields line number, the line, its object or wh
     else: yield from read_squad(file)
 
 # %% ../../nbs/text/3_sources.ipynb #0cdb7099
+def read_work(folder: Path, work: str) -> dict | str: # with `text`, or what is wrong
+    "A work of a Ben-Yehuda dump."
+    texts = [folder/kind/f"{work}.txt" for kind in ("txt_stripped", "txt")]
+    found = next((path for path in texts if os.path.isfile(path)), None)
+    return parse_text(read_bytes(found)) if found else "its text file is missing"
+
+# %% ../../nbs/text/3_sources.ipynb #d3633da0
 def read_catalogue(file: Path): # yields line number, the line's path, row with its text or what is wrong
-    "The works of a Ben-Yehuda dump, by its catalogue."
-    lines = io.StringIO(b"".join(read_chunks(file)).decode("utf-8-sig"))
-    for n, row in enumerate(csv.DictReader(lines), 2):
-        work = (row.get("path") or "").strip("/")
-        texts = [file.parent/folder/f"{work}.txt" for folder in ("txt_stripped", "txt")]
-        texts = [path for path in texts if path.is_file()]
-        found = parse_text(read_bytes(texts[0])) if texts else "its text file is missing"
+    "The works of a Ben-Yehuda dump, by its catalogue; raises `UserError`."
+    lines = csv.DictReader(io.StringIO(read_whole(file)))
+    try: rows = [(row, (row.get("path") or "").strip("/")) for row in lines]
+    except csv.Error as e: raise UserError(f"{file}: not a catalogue ({e} after line {lines.line_num})") from None
+    for n, (row, work) in enumerate(rows, 2):
+        found = read_work(file.parent, work)
         yield n, work.encode(), found if isinstance(found, str) else row | found
 
 # %% ../../nbs/text/3_sources.ipynb #1dc5b12b
@@ -295,19 +315,21 @@ def row_to_record(source: Source, file, n: int, row: dict | str) -> dict | str: 
     record_id = f"{source.name}:{found.get('id') or f'{Path(file).name}:{n}'}"
     return dict(id=record_id, text=found["text"], source=source.name, license=source.license)
 
+# %% ../../nbs/text/3_sources.ipynb #783f4eb9
+def map_rows(source: Source, rows): # of (file, number, raw line, row); yields the same with the record or what is wrong
+    "Map the rows of a source; where there is no raw line, a bad row shows itself."
+    for file, n, raw, row in rows:
+        found = row_to_record(source, file, n, row)
+        if isinstance(found, str) and not raw:
+            raw = json.dumps(row, ensure_ascii=False, default=str).encode("utf8", "replace")
+        yield file, n, raw, found
+
 # %% ../../nbs/text/3_sources.ipynb #f2160386
 def rows_to_records(source: Source, rows, limit: int, quarantine: list, quiet: bool):
     "Map rows to records; what is wrong goes to `quarantine`."
     kept, before = 0, len(quarantine)
-    for file, n, raw, row in rows:
-        record = row_to_record(source, file, n, row)
-        if isinstance(record, str):
-            raw = raw or json.dumps(row, ensure_ascii=False, default=str).encode()
-            quarantine_line(quarantine, file, n, record, raw)
-            continue
-        yield record
-        kept += 1
-        if kept == limit: break
+    good = keep_good(map_rows(source, rows), quarantine)
+    for kept, record in enumerate(itertools.islice(good, limit or None), 1): yield record
     reasons = Quarantine(quarantine[before:]).counts or "it is empty"
     schema = source.hub or source.url
     if not kept: raise UserError(f"{source.name}: not one good row ({reasons}); is it in the schema of {schema}?")
