@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['Word', 'UNIONS', 'SHORT', 'KINDS', 'ACTORS', 'ACTORS_SHORT', 'ALSO_ANIMALS', 'SUITS', 'APART', 'PLACE_FRAMES',
            'SUBJECT_READINGS', 'VERB_READINGS', 'ADJECTIVE_READINGS', 'written', 'Phrase', 'noun_phrase', 'name_phrase',
-           'pronoun_phrase', 'both', 'counted', 'cell_for', 'Clause', 'actors_of', 'behind', 'Speaker', 'Sayer',
-           'reading_tables', 'goes_with', 'faults', 'pronoun_for', 'opened', 'Sentence', 'Composer', 'corrupt']
+           'pronoun_phrase', 'both', 'counted', 'cell_for', 'Clause', 'actors_of', 'simple_frames', 'verbs_for',
+           'behind', 'Speaker', 'Sayer', 'reading_tables', 'goes_with', 'faults', 'pronoun_for', 'opened', 'Sentence',
+           'Composer', 'corrupt']
 
-# %% ../../nbs/grammar/4_sentences.ipynb #495672b9
-import random
+# %% ../../nbs/grammar/4_sentences.ipynb #b2d6124f
+import functools, random
 from dataclasses import dataclass, replace
 from ..core import UserError
 from .nouns import ADJECTIVES, NOUNS, Noun, agree, find_noun
@@ -23,7 +24,7 @@ def written(word: Word) -> str:
     "A word as it is spelled."
     return "".join(s for n, s in enumerate(word) if not (s == "ה" and n and n < len(word) - 1 and word[n - 1] in "בכל"))
 
-# %% ../../nbs/grammar/4_sentences.ipynb #b6a02626
+# %% ../../nbs/grammar/4_sentences.ipynb #a7a95259
 @dataclass(frozen=True)
 class Phrase:
     "Some words, and what agrees with them."
@@ -32,7 +33,7 @@ class Phrase:
     number: str = "s"
     person: str = "3"
     definite: bool = True
-    head: str = "" # lemma of the noun, or a name
+    head: str = "" # the noun that says what it can do
 
     def behind(self, prefix: str) -> "Phrase":
         "The phrase with a prefix on its first word."
@@ -52,10 +53,10 @@ def noun_phrase(lemma: str, # of the lexicon
     if owner: words += [("של",), *owner.words]
     return Phrase(tuple(words), noun.gender, number, "3", definite, lemma)
 
-# %% ../../nbs/grammar/4_sentences.ipynb #438adff3
+# %% ../../nbs/grammar/4_sentences.ipynb #426c053f
 def name_phrase(name: str, gender: str) -> Phrase:
-    "A name: definite without an article."
-    return Phrase(((name,),), gender, "s", "3", True, name)
+    "A name: definite without an article. Somebody called ורד or צבי is no flower and no deer."
+    return Phrase(((name,),), gender, "s", "3", True, dict(m="ילד", f="ילדה")[gender])
 
 def pronoun_phrase(person: str) -> Phrase: # 1s ... 3fp
     "A personal pronoun as a subject."
@@ -129,12 +130,24 @@ ACTORS = dict(
 ACTORS_SHORT = dict(זרח="שמש ירח", בער="אש עץ נר", נבח="כלב כלבה", הבהב="אור מנורה פנס", נצנץ="כוכב אור", שאג="אריה נמר לביאה", התפוצץ="בלון כדור", צלצל="טלפון שעון")
 ALSO_ANIMALS = set("רץ קפץ ישן אכל שתה ברח נעלם נרדם נבהל התחבא התקרב התרחק שכב ישב חיפש מצא רדף נשאר חזר התעורר נח שמע ראה הביט".split())
 
-# %% ../../nbs/grammar/4_sentences.ipynb #f4e90312
-def actors_of(verb: Verb) -> list[str]: # lemmas
+# %% ../../nbs/grammar/4_sentences.ipynb #f500c8ba
+@functools.cache
+def actors_of(lemma: str) -> frozenset[str]: # of a verb -> of nouns
     "The nouns that can do it."
-    if verb.lemma in ACTORS_SHORT: return ACTORS_SHORT[verb.lemma].split()
-    if ACTORS.get(verb.lemma): return [w for kind in ACTORS[verb.lemma].split() for w in KINDS[kind]]
-    return KINDS["person"] + (KINDS["animal"] if verb.lemma in ALSO_ANIMALS else [])
+    if lemma in ACTORS_SHORT: return frozenset(ACTORS_SHORT[lemma].split())
+    if ACTORS.get(lemma): return frozenset(w for kind in ACTORS[lemma].split() for w in KINDS[kind])
+    return frozenset(KINDS["person"] + (KINDS["animal"] if lemma in ALSO_ANIMALS else []))
+
+def simple_frames(verb: Verb) -> list[str]:
+    "Those without another verb in them."
+    return [f for f in verb.frames if f not in ("inf", "that", "if") and "+inf" not in f]
+
+@functools.cache
+def verbs_for(head: str, # a noun; "" for a person by pronoun, "*" for anybody
+              simple: bool=False) -> tuple[Verb, ...]:
+    "The verbs that it can do."
+    can = lambda lemma: head == "*" or (head if head in NOUNS else "ילד") in actors_of(lemma)
+    return tuple(v for v in VERBS.values() if can(v.lemma) and (not simple or simple_frames(v)))
 
 # %% ../../nbs/grammar/4_sentences.ipynb #e80bb2f1
 SUITS = dict(
@@ -154,7 +167,7 @@ def behind(preposition: str, phrase: Phrase) -> tuple[Word, ...]:
     if preposition == "את" and not phrase.definite: return phrase.words
     return ((preposition,), *phrase.words) if preposition in APART else phrase.behind(preposition).words
 
-# %% ../../nbs/grammar/4_sentences.ipynb #6cf65ff2
+# %% ../../nbs/grammar/4_sentences.ipynb #38a0cb81
 class Speaker:
     "Draws phrases and clauses; the same seed says the same."
     def __init__(self, seed: int=0):
@@ -184,24 +197,20 @@ class Speaker:
 
     def actor(self, verb: Verb) -> Phrase:
         "Who does it."
-        nouns = actors_of(verb)
+        nouns = sorted(actors_of(verb.lemma))
         if "ילד" in nouns and self.chance(.8): return self.somebody()
         noun = find_noun(self.rng.choice(nouns))
         return noun_phrase(noun.lemma, "p" if noun.plural and self.chance(.2) else "s")
 
-# %% ../../nbs/grammar/4_sentences.ipynb #6203f991
+# %% ../../nbs/grammar/4_sentences.ipynb #a9f670d9
 PLACE_FRAMES = {"at": "ב", "to": "ל", "from": "מ"}
 
 class Sayer(Speaker):
     "Draws clauses: a verb, who does it, and what it takes."
     def infinitive(self) -> tuple[Word, ...]:
         "To do something."
-        verb = self.rng.choice([v for v in VERBS.values() if "infinitive" in v.forms and self.simple_frames(v) and "ילד" in actors_of(v)])
-        return ((verb["infinitive"],), *self.taken(self.rng.choice(self.simple_frames(verb))))
-
-    def simple_frames(self, verb: Verb) -> list[str]:
-        "Those without another verb in them."
-        return [f for f in verb.frames if f not in ("inf", "that", "if") and "+inf" not in f]
+        verb = self.rng.choice([v for v in verbs_for("", simple=True) if "infinitive" in v.forms])
+        return ((verb["infinitive"],), *self.taken(self.rng.choice(simple_frames(verb))))
 
     def taken(self, frame: str) -> tuple[Word, ...]:
         "The words that fill a frame."
@@ -228,11 +237,8 @@ class Sayer(Speaker):
 
     def clause(self, subject: Phrase | None=None, tense: str="", simple: bool=False) -> Clause:
         "A clause about somebody, or about the subject that is given."
-        while True:
-            verb = self.rng.choice(list(VERBS.values()))
-            frames = self.simple_frames(verb) if simple else list(verb.frames)
-            can = subject is None or subject.head in actors_of(verb) or (subject.head not in NOUNS and "ילד" in actors_of(verb))
-            if frames and can: break
+        verb = self.rng.choice(verbs_for(subject.head if subject else "*", simple))
+        frames = simple_frames(verb) if simple else verb.frames
         tense = tense or self.rng.choices(("past", "present", "future"), (5, 3, 2))[0]
         if tense == "present" and "present ms" not in verb.forms: tense = "past"
         when = self.rng.choice(TIME_WORDS[tense]) if not simple and self.chance(.3) else ""
@@ -348,12 +354,13 @@ class Composer(Sayer):
         kinds = (self.simple, self.two_deeds, self.reason, self.relative, self.question, self.speech)
         return self.rng.choices(kinds, (8, 3, 3, 2, 1, 1))[0]()
 
-# %% ../../nbs/grammar/4_sentences.ipynb #c7476674
+# %% ../../nbs/grammar/4_sentences.ipynb #bede4280
 def corrupt(clause: Clause, rng: random.Random) -> Clause | None: # none: every form is alike
     "The clause with a verb of another gender or number."
     right = clause.form
     others = [replace(clause.subject, gender=g, number=n) for g in "mf" for n in "sp"]
     forms = sorted({clause.verb[cell_for(s, clause.tense)] for s in others} - {right})
     if not forms: return None
-    wrong = next(s for s in others if clause.verb[cell_for(s, clause.tense)] == (form := rng.choice(forms)))
+    form = rng.choice(forms)
+    wrong = next(s for s in others if clause.verb[cell_for(s, clause.tense)] == form)
     return replace(clause, subject=replace(wrong, words=clause.subject.words))
