@@ -15,8 +15,8 @@ __all__ = ['WAYS_OUT', 'MAX_FILE', 'MAX_NESTING', 'ABOVE_0', 'FROM_0', 'A_SHARE'
            'named_fields', 'parts_of', 'check_content', 'parse_yaml', 'read_yaml', 'kinds_of', 'inputs_of',
            'check_parameters', 'stage_key', 'is_locked', 'is_there', 'lock_folder', 'work_folder', 'Stamp',
            'read_stamp', 'remove', 'find_leftovers', 'remove_leftovers', 'settle', 'explain_memory_errors', 'run_stage',
-           'refuse_reimport', 'finished', 'run_alone', 'stage', 'module_name', 'help_of', 'parser_of', 'cli',
-           'introduce', 'Progress', 'rtl', 'drawable', 'plot_label', 'pick_device']
+           'refuse_reimport', 'finished', 'run_alone', 'stage', 'module_name', 'help_of', 'parser_of', 'plain_values',
+           'cli', 'introduce', 'Progress', 'rtl', 'drawable', 'plot_label', 'pick_device']
 
 # %% ../nbs/core/0_core.ipynb #3b2f02b9
 import os, signal, sys
@@ -667,6 +667,12 @@ def parser_of(fn) -> argparse.ArgumentParser:
                             type=yes_or_no if kind is bool else kind, default=p.default, help=text)
     return parser
 
+# %% ../nbs/core/0_core.ipynb #011d4607
+def plain_values(result: dict) -> str:
+    "The numbers and words of a result, in one line."
+    plain = {name: value for name, value in result.items() if isinstance(value, int | float | str)}
+    return ", ".join(f"{name} {value:,.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in plain.items())
+
 # %% ../nbs/core/0_core.ipynb #1fd308c8
 def cli(fn, # a stage
         argv: list[str] | None = None, # arguments; those of the process if None
@@ -675,7 +681,9 @@ def cli(fn, # a stage
     if signal.getsignal(signal.SIGINT) is leave_while_starting: signal.signal(signal.SIGINT, signal.default_int_handler)
     given = vars(parser_of(fn).parse_args(argv))
     try:
-        with explain_disk_errors(project_root()): return fn(**given)
+        with explain_disk_errors(project_root()): result = fn(**given)
+        if "run" in given and isinstance(result, dict): print(f"{given['run']}: {plain_values(result)}")
+        return result
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(2) from None

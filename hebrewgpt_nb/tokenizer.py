@@ -21,7 +21,7 @@ from .core import cli, parsing, read_whole, resolve, sample_dir, stage, work_fol
 import sentencepiece
 from .data import prepare_data
 from .text.prefixes import WORD, Prefixes, learn_prefixes, split_prefixes
-from .text.rules import AFTER_SPACE, BOUNDARY, MARK, SIGNS
+from .text.rules import BOUNDARY, MARK, SIGNS
 from .text.rules import mark_boundaries, model_fields, shortest_rules, split_table, strip_file_names
 from .text.rules import write_rules, write_signs
 from .text.shards import build_shards

@@ -8,7 +8,6 @@ __all__ = ['UNFINAL', 'CONSTRUCT', 'NOUNS_LIVING', 'NOUNS_HOME', 'NOUNS_WORLD', 
            'read_nouns', 'find_noun', 'plain_forms', 'participle_forms', 'relation_forms', 'habit_forms', 'agree']
 
 # %% ../../nbs/grammar/2_nouns.ipynb #04e65085
-import re
 from dataclasses import dataclass
 from ..core import UserError
 from .verbs import FINAL

@@ -13,7 +13,7 @@ __all__ = ['Word', 'UNIONS', 'SHORT', 'KINDS', 'ACTORS', 'ACTORS_SHORT', 'ALSO_A
 import functools, random
 from dataclasses import dataclass, replace
 from ..core import UserError
-from .nouns import ADJECTIVES, NOUNS, Noun, agree, find_noun
+from .nouns import ADJECTIVES, NOUNS, agree, find_noun
 from .verbs import VERBS, Verb, find_verb
 from .words import NAMES, PRONOUNS, TIME_WORDS, count
 

@@ -25,7 +25,8 @@ from ..pretrain import bpb_by_source, valid_texts
 from ..text.prefixes import WORD, cuts, gold_prefixes, parse_gold, readings
 from ..text.shards import Shards, build_shards
 from ..text.records import read_checked, read_records, source_files
-from ..tokenizer import AFTER_SPACE, KINDS, SIGNS, Tokenizer, measure_tokenizer, split_table
+from ..text.rules import AFTER_SPACE
+from ..tokenizer import KINDS, SIGNS, Tokenizer, measure_tokenizer, split_table
 from ..tokenizer import train_tokenizer, training_texts, write_signs
 from ..training.loop import Training, load_weights, train_step, trainable_parameters
 from ..training.optim import WeightAverage, make_optimizer
