@@ -438,9 +438,11 @@ def check_content(name: str, # "" for the whole file
         raise UserError(f"{name or 'its content'} is a {type(value).__name__}, expected {base.__name__}")
     if base in (list, dict):
         for part, v, k in parts_of(kind, value): check_content(f"{name}.{part}".strip("."), v, k)
-    elif base is str and origin is not Literal: # a text, not a name: any character may be in it
-        if why := broken_rule(value, kind): raise UserError(f"{name} is {shorten(value)}: {why}")
-    elif base is not object: check_value(name, value, kind)
+    elif origin is Literal: check_value(name, value, kind)
+    elif base is not object: # a file may hold more than a parameter may be: sizes above 2 GB, any character
+        possible = abs(value) < 2**63 if base is int else math.isfinite(value) if base is float else True
+        why = broken_rule(value, kind) if possible else "no such number can be here"
+        if why: raise UserError(f"{name} is {shorten(value)}: {why}")
     return value
 
 # %% ../nbs/core/0_core.ipynb #6827eebd
@@ -682,7 +684,7 @@ def cli(fn, # a stage
     given = vars(parser_of(fn).parse_args(argv))
     try:
         with explain_disk_errors(project_root()): result = fn(**given)
-        if "run" in given and isinstance(result, dict): print(f"{given['run']}: {plain_values(result)}")
+        if "run" in given and isinstance(result, dict): print(f"{given['run']}: {plain_values(result) or 'finished'}")
         return result
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)

@@ -296,7 +296,7 @@ def prepare_data(run: RunFolder = "runs/nb/data", # where the cleaned records go
                 ) -> dict: # totals
     "Clean, filter and deduplicate records; writes SOURCE.{train,valid}.jsonl.zst and report.json."
     sources, folder, quarantine = source_files(data or sample_dir()), resolve(run), Quarantine()
-    if folder in {file.parent for roles in sources.values() for files in roles.values() for file in files}:
+    if folder.resolve() in {f.parent.resolve() for roles in sources.values() for files in roles.values() for f in files}:
         raise UserError(f"run and data are both {run}: give another folder for the result")
     remove_earlier(folder := work_folder(run))
     files = clean_files(sources, folder/".work", niqqud)

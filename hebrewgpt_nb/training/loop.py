@@ -22,7 +22,7 @@ from ..core import Progress, UserError, check_content, lock_folder, parsing, pic
 from ..core import read_jsonl, resolve, work_folder, write_atomic, write_json
 from ..engine.blocks import Dropout
 from ..engine.cpu import kernel_identity, linear
-from .checkpoint import Checkpoints, steps_to_keep
+from .checkpoint import Checkpoints
 from .optim import WeightAverage, ChainedOptimizer, shard_like, to_full_tensor
 from .rows import Batch
 
@@ -453,9 +453,10 @@ def disk_errors(t: Training, log: Path):
 def way_on(saved: Checkpoints, whole: bool) -> str: # whether checkpoints hold all weights, not adapters alone
     "What to do about a run that diverged."
     scores = {step: saved.manifest(step)["score"] for step in saved.steps()}
+    scored = {step: score for step, score in scores.items() if score is not None} # others may be those that give no number
     advice = "the same command would come to the same end; give another run and a lower lr"
-    if not scores or not whole: return advice
-    best = min(steps_to_keep(scores, keep=0) or {max(scores)})
+    if not scored or not whole: return advice
+    best = min(scored, key=scored.get)
     return f"{advice}, and base={saved.path(best, 'pt')} to go on from the weights of step {best}"
 
 @contextmanager
