@@ -206,6 +206,13 @@ def test_run_must_not_be_the_folder_of_the_file_that_is_read(tmp_path):
     with pytest.raises(UserError, match="give another folder"): prepare_data(run=str(tmp_path), data=str(tmp_path/"a.train.jsonl.zst"))
     assert (tmp_path/"a.train.jsonl.zst").read_bytes() == before
 
+def test_run_must_not_be_a_link_to_the_data(tmp_path):
+    write_records(tmp_path/"in/a.train.jsonl.zst", [record(n) for n in range(9)])
+    (tmp_path/"link").symlink_to(tmp_path/"in")
+    before = (tmp_path/"in/a.train.jsonl.zst").read_bytes()
+    with pytest.raises(UserError, match="give another folder"): prepare_data(run=str(tmp_path/"link"), data=str(tmp_path/"in"))
+    assert (tmp_path/"in/a.train.jsonl.zst").read_bytes() == before
+
 def test_report_of_another_stage_is_not_taken_for_ours(tmp_path):
     write_records(tmp_path/"in/a.jsonl", [record(n) for n in range(9)])
     (tmp_path/"b.train.jsonl.zst").touch()

@@ -1,13 +1,13 @@
 """The training loop and instruction tuning: killed and resumed, refused, merged."""
-import json, math, os, re, shutil, signal, subprocess, sys, time
+import json, math, re, shutil, subprocess, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest, torch, yaml
 from safetensors.torch import load_file
 from hebrewgpt_nb.bundle import load_bundle
-from hebrewgpt_nb.core import UserError, read_json, read_jsonl
+from hebrewgpt_nb.core import UserError, read_json, read_jsonl, write_json
 from hebrewgpt_nb.engine.cpu import has_library, kernel_identity
-from hebrewgpt_nb.metrics import score_answers, score_texts
+from hebrewgpt_nb.metrics import score_texts
 from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.training.optim import make_optimizer, schedule
 from hebrewgpt_nb.training.checkpoint import Checkpoints
@@ -128,6 +128,14 @@ def test_a_run_that_diverged_leaves_advice_that_can_be_followed(made, tmp_path, 
     base = re.search(r"base=(\S+)", way[0])[1]
     report = pretrain(run=str(tmp_path/"lower"), base=base, lr=.002, adam_lr=.0005, **params)
     assert report["bpb"]["macro"] < report["uniform_bpb"]["macro"] and read_jsonl(tmp_path/"lower"/"metrics.jsonl")[0]["loss"] < read_jsonl(tmp_path/"run"/"metrics.jsonl")[0]["loss"]
+
+
+def test_a_manifest_of_a_checkpoint_above_two_gigabytes_is_read(tmp_path):
+    saved = Checkpoints(tmp_path, {})
+    saved.save(7, {})
+    said = read_json(tmp_path/"00000007.json")
+    write_json(tmp_path/"00000007.json", said | dict(bytes=3_072_024_179))
+    assert saved.manifest(7)["bytes"] == 3_072_024_179
 
 
 def test_a_failed_second_attempt_takes_nothing_away(made, tmp_path, monkeypatch, capsys):
