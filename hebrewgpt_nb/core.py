@@ -15,8 +15,8 @@ __all__ = ['WAYS_OUT', 'MAX_FILE', 'MAX_NESTING', 'ABOVE_0', 'FROM_0', 'A_SHARE'
            'named_fields', 'parts_of', 'check_content', 'parse_yaml', 'read_yaml', 'kinds_of', 'inputs_of',
            'check_parameters', 'stage_key', 'is_locked', 'is_there', 'lock_folder', 'work_folder', 'Stamp',
            'read_stamp', 'remove', 'find_leftovers', 'remove_leftovers', 'settle', 'explain_memory_errors', 'run_stage',
-           'refuse_reimport', 'finished', 'run_alone', 'stage', 'module_name', 'help_of', 'parser_of', 'plain_values',
-           'cli', 'introduce', 'Progress', 'rtl', 'drawable', 'plot_label', 'pick_device']
+           'refuse_reimport', 'check_apart', 'finished', 'run_alone', 'stage', 'module_name', 'help_of', 'parser_of',
+           'plain_values', 'cli', 'introduce', 'Progress', 'rtl', 'drawable', 'plot_label', 'pick_device']
 
 # %% ../nbs/core/0_core.ipynb #3b2f02b9
 import os, signal, sys
@@ -614,6 +614,14 @@ def refuse_reimport():
     raise SystemExit("error: put what this script does below `if __name__ == '__main__':`, "
                      "for the processes that help it import it")
 
+# %% ../nbs/core/0_core.ipynb #66b5e910
+def check_apart(fn, key: dict):
+    "Refuse an input that is the run itself, by whatever path; raises `UserError`."
+    run = resolve(key["run"]).resolve()
+    for name in inputs_of(fn):
+        if key[name] and resolve(key[name]).resolve() == run:
+            raise UserError(f"run and {name} are both {key['run']}: give another folder for the result")
+
 # %% ../nbs/core/0_core.ipynb #356e2b4d
 def finished(fn, key: dict) -> dict | None:
     "The stamp of a stage that ended with this key."
@@ -640,6 +648,7 @@ def stage(fn=None, **tidy): # as of `settle`
         refuse_reimport()
         with explain_disk_errors(str(given.get("run", fn.__name__))), explain_memory_errors():
             key = stage_key(fn, given)
+            check_apart(fn, key)
             untidy = find_leftovers(resolve(key["run"]), tidy.get("leftovers", "")) # by a kill after the stamp
             stamp = None if untidy else finished(fn, key)
             return stamp["result"] if stamp else run_alone(fn, key, **tidy)
