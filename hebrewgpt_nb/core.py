@@ -168,7 +168,6 @@ def write_json(path: str | Path, obj) -> Path:
 
 # %% ../nbs/core/0_core.ipynb #a611011b
 import stat, types
-from contextlib import contextmanager
 
 # %% ../nbs/core/0_core.ipynb #f3362916
 def reason_of(e: Exception) -> str:

@@ -111,7 +111,7 @@ class Clause:
 # %% ../../nbs/grammar/4_sentences.ipynb #6031901f
 UNIONS = dict(
     food="food baked fruit vegetable", thing="toy tool container dish clothes furniture text instrument", any="person animal toy place text food plant",
-    machine="vehicle", building="", box="container", gift="toy text", event="event show", animal="animal", prize="")
+    box="container", gift="toy text", event="event show")
 SHORT = dict(
     song="שיר מנגינה", story="סיפור אגדה בדיחה סוד", sound="קול רעש מנגינה שיר", picture="תמונה ציור מפה", ball="כדור בלון", rope="חבל חוט",
     cloth="נייר בד", hair="שיער", flower="פרח ורד נרקיס כלנית חמנית רקפת", tree="עץ אלון ברוש דקל אורן שקדייה", bike="אופנוע קורקינט", wall="בית חדר שער",
@@ -119,14 +119,14 @@ SHORT = dict(
     prize="פרס תחרות", hole="מערה", hand="יד", feeling="שמחה כעס פחד אהבה גאווה", button="כפתור", game="משחק תחרות", room="חדר בית מטבח כיתה גינה",
     work="עבודה משימה תיקון", building="בית גשר מגדל ארמון מחסן", machine="מחשב שעון מכונית אופנוע טלפון מצלמה", time="שעה יום")
 KINDS = {kind: [n.lemma for n in NOUNS.values() if n.kind == kind] for kind in dict.fromkeys(n.kind for n in NOUNS.values())}
-KINDS |= {name: [w for kind in kinds.split() for w in KINDS[kind]] for name, kinds in UNIONS.items() if kinds}
+KINDS |= {name: [w for kind in kinds.split() for w in KINDS[kind]] for name, kinds in UNIONS.items()}
 KINDS |= {name: [w for w in words.split() if w in NOUNS] for name, words in SHORT.items()}
 
 # %% ../../nbs/grammar/4_sentences.ipynb #d9c36c9a
 ACTORS = dict(
-    זרח="sky", בער="", צמח="plant", פרח="plant", רתח="drink", נבח="", נשך="animal", זחל="animal", הבהב="", נצנץ="", כרסם="animal", טרף="animal", שאג="",
+    צמח="plant", פרח="plant", רתח="drink", נשך="animal", זחל="animal", כרסם="animal", טרף="animal",
     נשבר="dish toy furniture", נקרע="clothes text", נרטב="clothes text", נהרס="place", נבנה="place", קפא="drink", נמצא="toy tool text",
-    התפוצץ="", התגלגל="toy", הצליח="person", נגמר="food drink event", צלצל="", התנדנד="furniture", נתקע="vehicle")
+    התגלגל="toy", נגמר="food drink event", התנדנד="furniture", נתקע="vehicle")
 ACTORS_SHORT = dict(זרח="שמש ירח", בער="אש עץ נר", נבח="כלב כלבה", הבהב="אור מנורה פנס", נצנץ="כוכב אור", שאג="אריה נמר לביאה", התפוצץ="בלון כדור", צלצל="טלפון שעון")
 ALSO_ANIMALS = set("רץ קפץ ישן אכל שתה ברח נעלם נרדם נבהל התחבא התקרב התרחק שכב ישב חיפש מצא רדף נשאר חזר התעורר נח שמע ראה הביט".split())
 
