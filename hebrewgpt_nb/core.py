@@ -186,7 +186,7 @@ def ordinary_file(path: str | Path, most: int=2**63, # bytes
     try: found = os.stat(path)
     except FileNotFoundError: raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError) as e: raise UserError(f"{path}: cannot be read ({reason_of(e)})") from None
-    if not stat.S_ISREG(found.st_mode): raise UserError(f"{path}: cannot be read, it is a folder, a pipe or a device")
+    if not stat.S_ISREG(found.st_mode): raise UserError(f"{path}: cannot be read, it is a folder, a pipe or a device; give a file")
     if found.st_size > most: raise UserError(f"{path}: {found.st_size:,} bytes, {most:,} are the most that is read")
     return Path(path)
 

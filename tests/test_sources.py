@@ -160,8 +160,8 @@ def test_an_error_names_its_own_cause(tmp_path):
 
 def test_no_file_and_no_folder(tmp_path):
     os.mkfifo(tmp_path/"x.jsonl")
-    with pytest.raises(UserError, match="x.jsonl: a pipe or a device; write"): list(read_records(tmp_path/"x.jsonl"))
-    with pytest.raises(UserError, match="x.jsonl: a pipe"): read_checked(tmp_path/"x.jsonl", parse_question) # and does not wait for ever
+    with pytest.raises(UserError, match="x.jsonl: cannot be read, it is a folder, a pipe or a device; give a file"): list(read_records(tmp_path/"x.jsonl"))
+    with pytest.raises(UserError, match="a pipe or a device"): read_checked(tmp_path/"x.jsonl", parse_question) # and does not wait for ever
     with pytest.raises(UserError, match="no such file"): list(read_records("x" * 5000))
 
 def test_file_whose_name_is_not_unicode(tmp_path):

@@ -9,8 +9,8 @@ __all__ = ['CASES', 'CHECKS', 'RECIPES', 'BEST', 'MAX_NEW', 'MAX_CASE_SECONDS', 
            'check_config', 'check_path', 'device_name', 'training_mfu', 'device_ceilings', 'Recipe', 'build_optimizer',
            'training_loss', 'free_memory', 'halve_until_it_fits', 'Trainer', 'time_whole_step', 'time_step_parts',
            'train_rate', 'register_training', 'decoding_model', 'prefill_rate', 'decode_rate', 'with_timeout',
-           'attempt_case', 'run_case', 'describe', 'read_results', 'append_result', 'make_config', 'finished_cases',
-           'cases_to_run', 'restart', 'run_cases']
+           'attempt_case', 'run_case', 'describe', 'read_results', 'make_config', 'finished_cases', 'cases_to_run',
+           'restart', 'run_cases']
 
 # %% ../../nbs/studies/5_gpu.ipynb #dda2bfea
 import copy, gc, importlib.util, json, os, re, signal, statistics, sys, time
@@ -20,7 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict
 from typing import Literal
-from ..core import Device, PositiveFloat, RunFolder, UserError, cli, lock_folder, read_jsonl, read_whole, resolve
+from ..core import Device, PositiveFloat, RunFolder, UserError, append_line, cli, lock_folder, read_jsonl
+from ..core import read_whole, resolve
 import torch, torch.nn.functional as F
 from ..bench import TOLERANCE, relative_error, time_call, time_in_turns
 from ..model import HebrewGPT, ModelConfig, compile_blocks, forward_flops, get_preset, loss_of
@@ -399,14 +400,6 @@ def read_results(path: Path) -> dict[str, dict]: # case -> its last record
     if whole[2]: os.truncate(path, len(whole[0] + whole[1]))
     return {r["case"]: r for r in read_jsonl(path, TypedDict("Result", dict(case=str)))}
 
-# %% ../../nbs/studies/5_gpu.ipynb #c6e49c85
-def append_result(path: Path, record: dict):
-    "Write a record; it is on disk when this returns."
-    with open(path, "a", encoding="utf8") as f:
-        f.write(json.dumps(record) + "\n")
-        f.flush()
-        os.fsync(f.fileno())
-
 # %% ../../nbs/studies/5_gpu.ipynb #4e360a04
 def make_config(device: str, preset: str) -> BenchmarkConfig:
     "The config of a run; raises `UserError`."
@@ -457,7 +450,7 @@ def run_cases(run: RunFolder = "runs/gpu", # where results.jsonl is written
                 print(f"{name}: not reached within {minutes:g} minutes, run again to go on")
                 continue
             done[name] = record = run_case(name, config, min(left, MAX_CASE_SECONDS))
-            append_result(path, record)
+            append_line(path, record)
             print(f"{name}: {describe(record)}", flush=True)
             if "CUDA error" in record.get("failed", ""): restart(run, device, preset, max(0., end - time.time()) / 60, only)
     return done

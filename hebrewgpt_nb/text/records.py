@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CHUNK', 'MAX_WINDOW', 'BEGINNINGS', 'COMPRESSED', 'DAMAGED', 'MUCH', 'BOMB', 'MAX_LINE', 'MAX_DEPTH', 'TOO_LONG',
            'RECORD_FORMATS', 'MAX_ASIDE', 'COMPRESS', 'decompress_zstd', 'unpack', 'unpack_problem', 'check_size',
-           'check_ordinary', 'read_chunks', 'Quarantine', 'readable', 'quarantine_line', 'put_aside_text',
-           'warn_quarantined', 'print_quarantined', 'read_lines', 'likely_encoding', 'encoding_problem', 'is_deep',
-           'parse_object', 'is_unicode', 'unicode_problem', 'text_problem', 'parse_record', 'parse_text', 'read_blocks',
+           'read_chunks', 'Quarantine', 'readable', 'quarantine_line', 'put_aside_text', 'warn_quarantined',
+           'print_quarantined', 'read_lines', 'likely_encoding', 'encoding_problem', 'is_deep', 'parse_object',
+           'is_unicode', 'unicode_problem', 'text_problem', 'parse_record', 'parse_text', 'read_blocks',
            'is_record_file', 'record_files', 'source_name', 'as_text', 'complete_record', 'read_bytes', 'keep_good',
            'parse_file', 'read_file', 'read_records', 'source_files', 'parse_objects', 'read_objects', 'parse_example',
            'read_checked', 'pack_gzip', 'pack_zstd', 'RecordWriter', 'write_records']
@@ -18,7 +18,7 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 import zstandard
-from ..core import UserError, resolve, write_file
+from ..core import UserError, ordinary_file, resolve, write_file
 
 # %% ../../nbs/text/0_records.ipynb #a1b0220f
 CHUNK, MAX_WINDOW = 1 << 20, 1 << 31 # bytes handed on at once, and of a window
@@ -67,16 +67,10 @@ def check_size(path: Path, packed: int, size: int): # bytes read for a line, and
     raise UserError(f"{path}: {packed:,} bytes unpack to a line of more than {size:,}, as no text does; "
                     "unpack it yourself if it is right")
 
-# %% ../../nbs/text/0_records.ipynb #ce27d7be
-def check_ordinary(path: Path):
-    "Refuse what is there and is no ordinary file; raises `UserError`."
-    if path.is_fifo() or path.is_char_device():
-        raise UserError(f"{path}: a pipe or a device; write what it gives to a file, and give that")
-
 # %% ../../nbs/text/0_records.ipynb #4294b149
 def read_chunks(path: Path): # yields bytes, `CHUNK` at most
     "The decompressed content of a file, piece by piece; raises `UserError`."
-    check_ordinary(path)
+    ordinary_file(path) # a pipe may never end, and a stage reads its files more than once
     size, begin = 0, 0 # of the line that is read, and where it begins in the file
     try:
         with open(path, "rb") as f:
