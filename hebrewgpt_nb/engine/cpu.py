@@ -6,7 +6,7 @@
 __all__ = ['FLAGS', 'C_CODE', 'MATVEC_MAX_ROWS', 'MIN_MACS', 'describe_cpu', 'find_compiler', 'run_compiler', 'library_path',
            'is_own', 'make_own_folder', 'is_whole', 'build_library', 'compile_c', 'announce_fallback', 'load_c',
            'join_fragments', 'library', 'data_pointer', 'Matrix', 'thread_count', 'matvec', 'gemm', 'linear_op',
-           'linear_backward', 'has_library', 'use_gemm', 'linear', 'gemm_digest', 'kernel_identity']
+           'linear_backward', 'has_library', 'use_gemm', 'linear', 'gemm_digest', 'newton_schulz']
 
 # %% ../../nbs/engine/2_cpu.ipynb #a16a81bb
 import ctypes
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from ..core import sha256_file
-from .scan import announce, kernels
+from .scan import announce
 
 # %% ../../nbs/engine/2_cpu.ipynb #d0452835
 FLAGS = """-O3 -march=native -fopenmp -fno-math-errno -fno-trapping-math -fassociative-math -fno-signed-zeros
@@ -309,7 +309,8 @@ enum {
   KC = 384,          /* depth of a strip */
   MC = 96,           /* rows that use a strip while it is in the first cache */
   NC = 4 * NR,       /* columns of a panel */
-  STRIDE = KC + 16   /* rows a power of two apart would push each other out of the cache */
+  STRIDE = KC + 16,  /* rows a power of two apart would push each other out of the cache */
+  FAR = 2048         /* rows a multiple of this apart surely do */
 };
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef float vec4 __attribute__((vector_size(16), aligned(4)));
@@ -359,6 +360,20 @@ static inline void transpose4(const matrix *A, int64_t row, int64_t i, float *to
 """
 
 # %% ../../nbs/engine/2_cpu.ipynb #393d8732
+C_CODE["turn4"] = r"""
+/* four rows of v, ld apart -> four columns of `to` */
+static inline void turn4(const float *v, int64_t ld, float *to, int64_t stride) {
+  vec4 a = *(const vec4 *)v, b = *(const vec4 *)(v + ld), c = *(const vec4 *)(v + 2*ld), d = *(const vec4 *)(v + 3*ld);
+  vec4 p = MIX(a, b, 0, 4, 1, 5), q = MIX(a, b, 2, 6, 3, 7);
+  vec4 r = MIX(c, d, 0, 4, 1, 5), s = MIX(c, d, 2, 6, 3, 7);
+  *(vec4 *)to = MIX(p, r, 0, 1, 4, 5);
+  *(vec4 *)(to + stride) = MIX(p, r, 2, 3, 6, 7);
+  *(vec4 *)(to + 2*stride) = MIX(q, s, 0, 1, 4, 5);
+  *(vec4 *)(to + 3*stride) = MIX(q, s, 2, 3, 6, 7);
+}
+"""
+
+# %% ../../nbs/engine/2_cpu.ipynb #e437d06d
 C_CODE["pack_transposed"] = r"""
 /* n rows of A, which lies column after column, from `row`, d columns from `from` -> to (d, NR), zeros beyond n */
 static void pack_transposed(const matrix *A, int64_t row, int64_t n, int64_t from, int64_t d, float *to) {
@@ -389,15 +404,15 @@ static void pack_strip(const matrix *A, int64_t row, int64_t n, int64_t from, in
 # %% ../../nbs/engine/2_cpu.ipynb #abc96623
 C_CODE["accumulate"] = r"""
 #define INLINE static inline __attribute__((always_inline))
-/* s (MR, NR) = x (MR, d) @ w (d, NR) */
-INLINE void accumulate(int64_t d, const float *restrict x, const float *restrict w, vec s[MR][2]) {
+/* s (MR, NR) = x (MR, d), rows `ldx` apart, @ w (d, NR) */
+INLINE void accumulate(int64_t d, const float *restrict x, int64_t ldx, const float *restrict w, vec s[MR][2]) {
   #pragma GCC unroll 4
   for (int64_t i = 0; i < d; i++, w += NR) {
     vec a = *(const vec *)w, b = *(const vec *)(w + LANES);
     #pragma GCC unroll 6
     for (int r = 0; r < MR; r++) {
-      s[r][0] += a * x[r*STRIDE + i];
-      s[r][1] += b * x[r*STRIDE + i];
+      s[r][0] += a * x[r*ldx + i];
+      s[r][1] += b * x[r*ldx + i];
     }
   }
 }
@@ -424,64 +439,79 @@ INLINE void store_tile(vec s[MR][2], float *restrict y, int64_t ld, int64_t m, i
 # %% ../../nbs/engine/2_cpu.ipynb #9ba60221
 C_CODE["micro_kernel"] = r"""
 /* y (m, n), rows `ld` apart: = or += x (MR, d) @ w (d, NR) */
-INLINE void micro_kernel(int64_t d, const float *restrict x, const float *restrict w, float *restrict y, int64_t ld,
-                         int64_t m, int64_t n, int add) {
+INLINE void micro_kernel(int64_t d, const float *restrict x, int64_t ldx, const float *restrict w, float *restrict y,
+                         int64_t ld, int64_t m, int64_t n, int add) {
   vec s[MR][2] = {};
   for (int64_t r = 0; r < MR && r < m; r++) {
     __builtin_prefetch(y + r*ld, 1);
     __builtin_prefetch(y + r*ld + LANES, 1);
   }
-  accumulate(d, x, w, s);
+  accumulate(d, x, ldx, w, s);
   store_tile(s, y, ld, m, n, add);
 }
 """
 
 # %% ../../nbs/engine/2_cpu.ipynb #aa14f72c
 C_CODE["pack_rows"] = r"""
-/* MR rows of x from `row`, d columns from `from` -> to, STRIDE apart, zeros beyond the last row */
+/* rows row.. of x, which lies column after column, up to MC of them, d columns from `from` -> to, STRIDE apart */
+static void pack_columns(const matrix *x, int64_t row, int64_t m, int64_t from, int64_t d, float *to) {
+  const float *v = (const float *)x->w + from*x->n + row;
+  int64_t r = 0, n = x->n;
+  for (int64_t i = 0; i + 4 <= d; i += 4)
+    for (r = 0; r + 4 <= m; r += 4) turn4(v + i*n + r, n, to + r*STRIDE + i, STRIDE);
+  for (int64_t i = 0; i < d; i++)
+    for (int64_t r = i < d/4*4 ? m/4*4 : 0; r < m; r++) to[r*STRIDE + i] = v[i*n + r];
+}
+/* the same of any x, zeros up to a whole tile */
 static void pack_rows(const matrix *x, int64_t row, int64_t from, int64_t d, float *to) {
-  int64_t m = x->n - row < MR ? x->n - row : MR;
-  const float *v = x->w;
-  if (x->transposed)
-    for (int64_t i = 0; i < d; i++)
-      for (int64_t r = 0; r < m; r++) to[r*STRIDE + i] = v[(from + i)*x->n + row + r];
-  else
-    for (int64_t r = 0; r < m; r++) memcpy(to + r*STRIDE, v + (row + r)*x->k + from, d * sizeof(float));
-  for (int64_t r = m; r < MR; r++) memset(to + r*STRIDE, 0, d * sizeof(float));
+  int64_t m = x->n - row < MC ? x->n - row : MC;
+  if (x->transposed) pack_columns(x, row, m, from, d, to);
+  else for (int64_t r = 0; r < m; r++)
+    memcpy(to + r*STRIDE, (const float *)x->w + (row + r)*x->k + from, d * sizeof(float));
+  for (int64_t r = m; r < MC && r % MR; r++) memset(to + r*STRIDE, 0, d * sizeof(float));
 }
 """
 
 # %% ../../nbs/engine/2_cpu.ipynb #d1d0189f
 C_CODE["gemm_panel"] = r"""
-/* columns n.. of y += d columns of x and A from `k`; x is packed, strips (NC/NR, d, NR) are the thread's own */
-static void gemm_panel(const matrix *A, const float *x, int64_t M, int64_t n, int64_t k, int64_t d, float *strips,
-                       float *y) {
+/* x as it is multiplied: rows ld apart, and the last ones, which fill no tile */
+typedef struct { const float *whole, *last; int64_t ld; } operand;
+
+/* columns n.. of y = or += d columns of x and A from `k`, from row `first` on; strips (NC/NR, d, NR) are the thread's own */
+static void gemm_panel(const matrix *A, operand x, int64_t M, int64_t n, int64_t k, int64_t d, float *strips,
+                       float *y, int64_t first, int add) {
   int64_t N = A->n, columns = N - n < NC ? N - n : NC;
   for (int64_t j = 0; j < columns; j += NR) pack_strip(A, n + j, columns - j, k, d, strips + j*d);
-  for (int64_t m = 0; m < M; m += MC)
+  for (int64_t m = first / MR * MR; m < M; m += MC)
     for (int64_t j = 0; j < columns; j += NR)
-      for (int64_t r = m; r < m + MC && r < M; r += MR)
-        micro_kernel(d, x + r*STRIDE, strips + j*d, y + r*N + n + j, N, M - r, columns - j, k > 0);
+      for (int64_t r = m; r < m + MC && r < M; r += MR) {
+        int whole = r + MR <= M;
+        micro_kernel(d, whole ? x.whole + r*x.ld : x.last, whole ? x.ld : STRIDE, strips + j*d, y + r*N + n + j, N,
+                     M - r, columns - j, add);
+      }
 }
 """
 
 # %% ../../nbs/engine/2_cpu.ipynb #65a3419f
 C_CODE["gemm"] = r"""
-/* y (M, N) = x (M, K) @ A.T (K, N); 1 where memory is missing */
-int gemm(const matrix *A, const matrix *x, float *y, int64_t threads) {
-  int64_t M = x->n, K = A->k, rows = (M + MR - 1) / MR * MR;
-  float *workspace = aligned_alloc(64, sizeof(float) * (rows*STRIDE + KC*NC*threads));
+/* y (M, N) = or += x (M, K) @ A.T (K, N); lower: only what is on and below the diagonal; 1 where memory is missing */
+int gemm(const matrix *A, const matrix *x, float *y, int64_t add, int64_t lower, int64_t threads) {
+  int64_t M = x->n, K = A->k, tail = M / MR * MR, direct = !x->transposed && K % FAR;
+  int64_t begin = direct ? tail / MC * MC : 0; /* what is packed */
+  float *workspace = aligned_alloc(64, sizeof(float) * ((M - begin + MC)*STRIDE + KC*NC*threads));
   if (!workspace) return 1;
+  float *own = workspace + (M - begin + MC)*STRIDE;
+  int64_t slices = (K + KC - 1) / KC, depth = ((K + slices - 1) / slices + 3) / 4 * 4; /* alike */
   #pragma omp parallel num_threads((int)threads)
-  {
-    float *strips = workspace + rows*STRIDE + KC*NC*omp_get_thread_num();
-    for (int64_t k = 0; k < K; k += KC) {
-      int64_t d = K - k < KC ? K - k : KC;
-      #pragma omp for
-      for (int64_t r = 0; r < rows; r += MR) pack_rows(x, r, k, d, workspace + r*STRIDE);
-      #pragma omp for schedule(dynamic)
-      for (int64_t n = 0; n < A->n; n += NC) gemm_panel(A, workspace, M, n, k, d, strips, y);
-    }
+  for (int64_t k = 0; k < K; k += depth) {
+    int64_t d = K - k < depth ? K - k : depth;
+    #pragma omp for
+    for (int64_t r = begin; r < M; r += MC) pack_rows(x, r, k, d, workspace + (r - begin)*STRIDE);
+    operand packed = { workspace, workspace + (tail - begin)*STRIDE, STRIDE };
+    if (direct) packed.whole = (const float *)x->w + k, packed.ld = K;
+    #pragma omp for schedule(dynamic)
+    for (int64_t n = 0; n < A->n; n += NC)
+      gemm_panel(A, packed, M, n, k, d, own + KC*NC*omp_get_thread_num(), y, lower ? n : 0, add || k > 0);
   }
   free(workspace);
   return 0;
@@ -490,11 +520,12 @@ int gemm(const matrix *A, const matrix *x, float *y, int64_t threads) {
 
 # %% ../../nbs/engine/2_cpu.ipynb #91c75dc2
 def gemm(A: Matrix, x: torch.Tensor, # (M, K) float32, contiguous or the `.T` of what is
+         to: torch.Tensor | None=None, # (M, N) float32, to which it is added
         ) -> torch.Tensor: # (M, N) float32
     "`x @ A.T` for many rows; only where there is a `library`. Raises `MemoryError`."
-    y = x.new_empty(len(x), A.n)
+    y, form = x.new_empty(len(x), A.n) if to is None else to, (ctypes.c_int64(to is not None), ctypes.c_int64(0))
     with torch.profiler.record_function("gemm"):
-        missing = library().gemm(ctypes.byref(A), ctypes.byref(Matrix.of(x)), data_pointer(y), thread_count())
+        missing = library().gemm(ctypes.byref(A), ctypes.byref(Matrix.of(x)), data_pointer(y), *form, thread_count())
     if missing: raise MemoryError(f"no memory for a product of {len(x)} rows")
     return y
 
@@ -545,14 +576,75 @@ def gemm_digest() -> str: # 8 hex digits
     x, w = (torch.arange(n*803).mul(7919).remainder(2039).view(n, 803)/2048 - .5 for n in (131, 67))
     return hashlib.sha256(gemm(Matrix.of(w), x).numpy().tobytes()).hexdigest()[:8]
 
-# %% ../../nbs/engine/2_cpu.ipynb #51752a6a
-def kernel_identity(device: str = "cpu") -> str:
-    "The kernels that decide how sums round in training, in words."
-    if device == "cpu":
-        capability = torch.backends.cpu.get_cpu_capability()
-        return f"{f'C {gemm_digest()}' if has_library() else 'PyTorch alone'} ({capability})"
-    packages = sorted({kernel.__module__.partition(".")[0] for kernel in kernels().values() if kernel})
-    return f"{' and '.join(packages) or 'PyTorch alone'} ({device})"
+# %% ../../nbs/engine/2_cpu.ipynb #15aa709a
+C_CODE["mirror"] = r"""
+static void mirror(float *S, int64_t n) {
+  for (int64_t i = 0; i < n; i++) for (int64_t j = 0; j < i; j++) S[j*n + i] = S[i*n + j];
+}
+/* S (n, n) = x @ A.T, which is symmetric */
+static int symmetric(const matrix *A, const matrix *x, float *S, int64_t threads) {
+  if (gemm(A, x, S, 0, 1, threads)) return 1;
+  mirror(S, A->n);
+  return 0;
+}
+"""
+
+# %% ../../nbs/engine/2_cpu.ipynb #8488270d
+C_CODE["newton_schulz"] = r"""
+/* one matrix X (m, n), m <= n; memory (4, m, m) */
+static int orthogonalize(float *X, int64_t m, int64_t n, const float *coefficients, int64_t steps, float *memory,
+                         int64_t threads) {
+  float *S = memory, *P = S + m*m, *T = P + m*m, *all = T + m*m, a = coefficients[0];
+  matrix x = { X, 0, m, n, F32, 0 }, columns = { X, 0, n, m, F32, 1 };
+  matrix s = { S, 0, m, m, F32, 0 }, p = { P, 0, m, m, F32, 0 }, t = { T, 0, m, m, F32, 0 }, q = { all, 0, m, m, F32, 0 };
+  int missing = symmetric(&x, &x, S, threads);
+  for (int64_t k = 0; k < steps; k++) {
+    missing |= symmetric(&s, &s, T, threads);
+    for (int64_t i = 0; i < m*m; i++) P[i] = coefficients[1]*S[i] + coefficients[2]*T[i];
+    for (int64_t i = 0; i < m; i++) P[i*m + i] += a;
+    if (k) { missing |= symmetric(&p, &q, T, threads); memcpy(all, T, m*m*sizeof(float)); }
+    else memcpy(all, P, m*m*sizeof(float));
+    if (k + 1 == steps) break;
+    missing |= symmetric(&p, &s, T, threads) | symmetric(&t, &p, S, threads);
+  }
+  float *out = malloc(m*n*sizeof(float));
+  if (!out) return 1;
+  missing |= gemm(&columns, &q, out, 0, 0, threads);
+  memcpy(X, out, m*n*sizeof(float));
+  free(out);
+  return missing;
+}
+"""
+
+# %% ../../nbs/engine/2_cpu.ipynb #17379469
+C_CODE["newton_schulz_stack"] = r"""
+/* stack (count, m, n) in place; 1 where memory is missing */
+int newton_schulz(float *stack, int64_t count, int64_t m, int64_t n, const float *coefficients, int64_t steps,
+                  int64_t threads) {
+  int64_t outer = threads < count ? threads : count, own = threads / outer;
+  int missing = 0;
+  omp_set_max_active_levels(2);
+  #pragma omp parallel for num_threads((int)outer) schedule(dynamic) reduction(|:missing)
+  for (int64_t i = 0; i < count; i++) {
+    float *memory = malloc(4*m*m*sizeof(float));
+    missing |= !memory || orthogonalize(stack + i*m*n, m, n, coefficients, steps, memory, own);
+    free(memory);
+  }
+  return missing;
+}
+"""
+
+# %% ../../nbs/engine/2_cpu.ipynb #1f0bce25
+def newton_schulz(stack: torch.Tensor, # (count, m, n) float32, m <= n, contiguous; changed in place
+                  coefficients: tuple, # of X, SX and SSX
+                  steps: int) -> torch.Tensor: # the stack
+    "An odd polynomial of each matrix's singular values, `steps` times; only where there is a `library`."
+    factors = torch.tensor(coefficients, dtype=torch.float32)
+    sizes = map(ctypes.c_int64, stack.shape)
+    missing = library().newton_schulz(data_pointer(stack), *sizes, data_pointer(factors), ctypes.c_int64(steps),
+                                      thread_count())
+    if missing: raise MemoryError(f"no memory for {len(stack)} matrices of {tuple(stack.shape[1:])}")
+    return stack
 
 # %% ../../nbs/engine/2_cpu.ipynb #216e6278
 C_CODE["norm"] = r"""

@@ -21,7 +21,8 @@ import numpy as np, torch, torch.distributed as dist
 from ..core import Progress, UserError, check_content, lock_folder, parsing, pick_device, read_json
 from ..core import read_jsonl, resolve, work_folder, write_atomic, write_json
 from ..engine.blocks import Dropout
-from ..engine.cpu import kernel_identity, linear
+from ..engine.cpu import linear
+from ..engine.fused import kernel_identity
 from .checkpoint import Checkpoints
 from .optim import WeightAverage, ChainedOptimizer, shard_like, to_full_tensor
 from .rows import Batch
