@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from ..core import Rule, UserError, check_content
 from .cpu import has_library, linear
-from .fused import fits_fused, mamba_block, rms_norm, swiglu
+from .fused import attention_op, fits_attention, fits_fused, mamba_block, rms_norm, swiglu
 from .scan import causal_conv, conv_kernel, kernel_for, kernels
 from .scan import ssd, ssd_kernel, ssd_step, step_kernel
 
@@ -193,7 +193,11 @@ class Attention(nn.Module):
         self.proj = Linear(cfg.width, cfg.width)
     def forward(self, x, rope, mask=None, docs=None, cache=None): # (B, T, D) -> (B, T, D)
         B, T, D = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4) # 3, B, H, T, head_dim
+        qkv = self.qkv(x).view(B, T, 3, self.heads, self.head_dim)
+        if cache is None and (mask is None) == (docs is None) and fits_attention(qkv, self.head_dim):
+            rope = [(r if r.dim() < 4 else r[:, 0]).contiguous() for r in rope]
+            return self.proj(attention_op(qkv.contiguous(), *rope, docs)[0].flatten(2))
+        qkv = qkv.permute(2, 0, 3, 1, 4) # 3, B, H, T, head_dim
         (q, k), v = rotate(qkv[:2], *rope), qkv[2]
         if cache is not None: k, v, mask = cache.extend(k, v)
         return self.proj(attend(q, k, v, mask).transpose(1, 2).reshape(B, T, D))
@@ -246,7 +250,8 @@ def attention_flops(cfg: ModelConfig, T: int) -> int: # context -> a token, forw
 def attention_paths(weight: torch.Tensor) -> dict:
     "Which attention runs, with documents and without."
     masked = "flex_attention" if weight.is_cuda else "scaled_dot_product_attention with a mask"
-    return dict(attention="scaled_dot_product_attention", documents=masked)
+    in_c = "C where it is large, else " if weight.device.type == "cpu" and has_library() else ""
+    return dict(attention=f"{in_c}scaled_dot_product_attention", documents=in_c + masked)
 
 # %% ../../nbs/engine/5_blocks.ipynb #65df0d32
 KINDS["A"] = BlockKind("attn", Attention, AttentionCache, ("qkv", "proj"), attention_flops, rotary=True,

@@ -7,9 +7,10 @@ __all__ = ['FRAGMENTS', 'MIN_FUSED', 'CHUNK', 'Tensors7', 'Tensors9', 'KEPT', 'f
            'swiglu_back', 'keep', 'use_fused', 'swiglu', 'norm_op', 'norm_back', 'keep_norm', 'norm_gradient',
            'rms_norm', 'cross_entropy_', 'Scan', 'run_scan_job', 'forward_buffers', 'fake_mamba', 'mamba_op',
            'gradient_shapes', 'fake_mamba_back', 'mamba_back', 'keep_mamba', 'mamba_gradient', 'fits_fused', 'strip',
-           'mamba_block', 'fused_digest', 'kernel_identity']
+           'mamba_block', 'Heads', 'run_heads', 'fake_attention', 'attention_op', 'attention_back', 'keep_attention',
+           'attention_gradient', 'fits_attention', 'fused_digest', 'kernel_identity']
 
-# %% ../../nbs/engine/3_fused.ipynb #593ad428
+# %% ../../nbs/engine/3_fused.ipynb #74c33e1b
 import ctypes
 import hashlib
 import math
@@ -19,7 +20,7 @@ from .cpu import C_CODE, data_pointer, gemm_digest, has_library
 from .cpu import join_fragments, library, load_c, thread_count
 from .scan import kernels
 
-# %% ../../nbs/engine/3_fused.ipynb #148f98ba
+# %% ../../nbs/engine/3_fused.ipynb #3c728a81
 C_CODE["real"] = r"""
 #define INLINE static inline __attribute__((always_inline))
 #ifdef DOUBLE /* to test gradients */
@@ -43,7 +44,7 @@ INLINE real sigmoid(real x) { return 1 / (1 + exponential(-x)); }
 INLINE real silu_slope(real x) { real s = sigmoid(x); return s * (1 + x * (1 - s)); }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #b9c1d6b0
+# %% ../../nbs/engine/3_fused.ipynb #3e6f0a56
 C_CODE["exponentials"] = r"""
 void exponentials(const real *x, int64_t n, real *y) {
   #pragma omp simd
@@ -51,7 +52,7 @@ void exponentials(const real *x, int64_t n, real *y) {
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #5d6e7181
+# %% ../../nbs/engine/3_fused.ipynb #c8362b83
 C_CODE["swiglu"] = r"""
 void swiglu_forward(const real *gate, const real *up, int64_t n, real *y, int64_t threads) {
   #pragma omp parallel for simd num_threads((int)threads)
@@ -68,7 +69,7 @@ void swiglu_backward(const real *gate, const real *up, const real *d, int64_t n,
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #cfdab098
+# %% ../../nbs/engine/3_fused.ipynb #7314e3b7
 C_CODE["rms_norm"] = r"""
 enum { Q = 64 }; /* rows of a block, positions of a chunk */
 
@@ -86,7 +87,7 @@ void norm_forward(const real *x, const real *w, double eps, int64_t rows, int64_
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #402ca18a
+# %% ../../nbs/engine/3_fused.ipynb #37ee891f
 C_CODE["rms_norm_back"] = r"""
 /* dw (blocks, k): what each block of Q rows gives */
 void norm_backward(const real *x, const real *w, const real *scale, const real *d, int64_t rows, int64_t k, real *dx,
@@ -110,7 +111,7 @@ void norm_backward(const real *x, const real *w, const real *scale, const real *
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #a2c002d8
+# %% ../../nbs/engine/3_fused.ipynb #137cc3e1
 C_CODE["cross_entropy"] = r"""
 /* logits (n, V) -> nats (n), 0 where the target is below 0; the logits become their gradient if `back` */
 void cross_entropy(real *logits, const int64_t *targets, int64_t n, int64_t V, real *nats, int64_t back,
@@ -134,7 +135,7 @@ void cross_entropy(real *logits, const int64_t *targets, int64_t n, int64_t V, r
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #a555969b
+# %% ../../nbs/engine/3_fused.ipynb #65466521
 C_CODE["tile"] = r"""
 enum { WIDE = 4 * LANES / sizeof(real), STRIP = 2 * WIDE };
 const int64_t strip_width = STRIP;
@@ -161,7 +162,7 @@ INLINE void tile(int m, int64_t begin, int64_t end, const real *a, int64_t ar, i
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #d43882f3
+# %% ../../nbs/engine/3_fused.ipynb #a121a50e
 C_CODE["product"] = r"""
 enum { WHOLE, LOWER, UPPER, BELOW }; /* LOWER, UPPER: what a is; BELOW: what is wanted of c */
 
@@ -192,7 +193,7 @@ static void transpose(const real *a, int64_t m, int64_t n, int64_t lda, real *b,
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #2f9bcb26
+# %% ../../nbs/engine/3_fused.ipynb #d354dd5f
 C_CODE["scan"] = r"""
 typedef struct {
   int64_t B, T, H, P, N, taps, threads;
@@ -216,7 +217,7 @@ typedef struct {
 } scan;
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #8b954469
+# %% ../../nbs/engine/3_fused.ipynb #8f868b01
 C_CODE["scan_sizes"] = r"""
 INLINE int64_t chunks(const scan *s) { return (s->T + Q - 1) / Q; }
 INLINE int64_t inner(const scan *s) { return s->H * s->P; }
@@ -225,7 +226,7 @@ INLINE int64_t columns(const scan *s) { return inner(s) + channels(s) + s->H; }
 INLINE int64_t length(const scan *s, int64_t n) { return s->T - n*Q < Q ? s->T - n*Q : Q; }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #163e6b09
+# %% ../../nbs/engine/3_fused.ipynb #8a867ee0
 C_CODE["convolve"] = r"""
 /* where channel c of position (b, t) goes after the convolution: x, B and C lie apart */
 INLINE real *channel(const scan *s, int64_t row, int64_t c, real *x, real *left, real *right) {
@@ -256,7 +257,7 @@ INLINE void convolve(const scan *s, int64_t b, int64_t t, int64_t c, int64_t rea
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #70e953e9
+# %% ../../nbs/engine/3_fused.ipynb #a8e16933
 C_CODE["conv_chunk"] = r"""
 static void conv_chunk(const scan *s, int64_t b, int64_t n) {
   for (int64_t t = n*Q; t < n*Q + length(s, n); t++) {
@@ -281,7 +282,7 @@ static void steps_chunk(const scan *s, int64_t b, int64_t n) {
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #e1138eb6
+# %% ../../nbs/engine/3_fused.ipynb #cab366f3
 C_CODE["decays"] = r"""
 typedef struct { real total[Q], from_start[Q], to_end[Q], through; int64_t begin[Q]; } decay; /* begin: of i's document */
 static void decays(const scan *s, int64_t b, int64_t n, int64_t h, decay *d) {
@@ -305,7 +306,7 @@ static void decays(const scan *s, int64_t b, int64_t n, int64_t h, decay *d) {
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #05355e0f
+# %% ../../nbs/engine/3_fused.ipynb #d2bca99c
 C_CODE["mix"] = r"""
 static void pairs_chunk(const scan *s, int64_t b, int64_t n, real *scratch) {
   int64_t at = (b*s->T + n*Q)*s->N, q = length(s, n);
@@ -334,7 +335,7 @@ INLINE void scale_rows(const real *x, int64_t ld, const real *by, int64_t step, 
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #d179e9bd
+# %% ../../nbs/engine/3_fused.ipynb #391abf25
 C_CODE["scan_head"] = r"""
 /* one head of one row: St (N, P) goes from chunk to chunk; scratch (Q*Q + 2*Q*P) */
 static void scan_head(const scan *s, int64_t b, int64_t h, real *St, real *scratch) {
@@ -360,7 +361,7 @@ static void scan_head(const scan *s, int64_t b, int64_t h, real *St, real *scrat
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #67f60f62
+# %% ../../nbs/engine/3_fused.ipynb #989e8176
 C_CODE["mamba_forward"] = r"""
 /* gate and norm of a chunk's rows */
 static void gate_chunk(const scan *s, int64_t b, int64_t n) {
@@ -404,7 +405,7 @@ int mamba_forward(const scan *s) {
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #8ba6ea42
+# %% ../../nbs/engine/3_fused.ipynb #201d12eb
 C_CODE["gate_back"] = r"""
 static void gate_back(const scan *s, int64_t b, int64_t n) {
   int64_t I = inner(s);
@@ -431,7 +432,7 @@ static void gate_back(const scan *s, int64_t b, int64_t n) {
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #c80735c8
+# %% ../../nbs/engine/3_fused.ipynb #879dbca1
 C_CODE["states_back"] = r"""
 /* the gradient of the state after each chunk, last to first */
 static void states_back(const scan *s, int64_t b, int64_t h, real *dS, real *R) {
@@ -449,7 +450,7 @@ static void states_back(const scan *s, int64_t b, int64_t h, real *dS, real *R) 
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #64c49bea
+# %% ../../nbs/engine/3_fused.ipynb #2ce67d75
 C_CODE["products_back"] = r"""
 typedef struct { real *M, *X, *dX, *XT, *dYT, *dG, *dM, *leftT, *rightT; } buffers;
 
@@ -481,7 +482,7 @@ static void products_back(const scan *s, int64_t b, int64_t n, int64_t h, const 
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #18ab9d43
+# %% ../../nbs/engine/3_fused.ipynb #be5fcc70
 C_CODE["steps_back"] = r"""
 /* decays, steps and skip of a head; dy becomes the gradient of x */
 static void steps_back(const scan *s, int64_t b, int64_t n, int64_t h, const decay *d, const buffers *w) {
@@ -519,7 +520,7 @@ static void steps_back(const scan *s, int64_t b, int64_t n, int64_t h, const dec
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #31bb97bb
+# %% ../../nbs/engine/3_fused.ipynb #6ea9a4ab
 C_CODE["chunk_back"] = r"""
 static void chunk_back(const scan *s, int64_t b, int64_t n, real *scratch) {
   int64_t P = s->P, N = s->N, q = length(s, n), row = (b*s->T + n*Q)*N;
@@ -542,7 +543,7 @@ static void chunk_back(const scan *s, int64_t b, int64_t n, real *scratch) {
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #608a71dc
+# %% ../../nbs/engine/3_fused.ipynb #1245dfa9
 C_CODE["conv_back"] = r"""
 /* through SiLU, in place */
 static void silu_back(const scan *s, int64_t b, int64_t n) {
@@ -580,7 +581,7 @@ static void conv_back(const scan *s, int64_t b, int64_t n) {
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #ce41d83d
+# %% ../../nbs/engine/3_fused.ipynb #16c584fc
 C_CODE["mamba_backward"] = r"""
 int mamba_backward(const scan *s) {
   int64_t n = chunks(s), N = s->N, P = s->P, each = N*P + 3*Q*Q + 4*Q*P + 2*N*Q;
@@ -605,7 +606,147 @@ int mamba_backward(const scan *s) {
 }
 """
 
-# %% ../../nbs/engine/3_fused.ipynb #4d7d0cab
+# %% ../../nbs/engine/3_fused.ipynb #979b61f8
+C_CODE["attention_sizes"] = r"""
+typedef struct {
+  int64_t B, T, H, D, threads, apart; /* apart: numbers between the angles of two rows of a batch, 0 if they are the same */
+  const real *qkv, *cosine, *sine;    /* (B, T, 3, H, D), (T, D/2) or (B, T, D/2) */
+  const int64_t *docs;                /* (B, T), or NULL */
+  real *out, *sums;                   /* (B, T, H, D), (B, H, T) */
+  const real *dout;
+  real *dqkv;
+} heads;
+
+/* keys and their copies are padded to whole blocks */
+INLINE int64_t padded(const heads *s) { return (s->T + Q - 1) / Q * Q; }
+/* neighbours are a pair, turned by an angle, or back */
+INLINE void turn(const heads *s, int64_t b, int64_t t, const real *x, real by, real back, real *y) {
+  const real *cosine = s->cosine + b*s->apart + t*s->D/2, *sine = s->sine + b*s->apart + t*s->D/2;
+  for (int64_t i = 0; i < s->D/2; i++) {
+    real a = x[2*i] * by, c = x[2*i + 1] * by, e = sine[i] * back;
+    y[2*i] = a*cosine[i] - c*e;
+    y[2*i + 1] = a*e + c*cosine[i];
+  }
+}
+"""
+
+# %% ../../nbs/engine/3_fused.ipynb #a61479df
+C_CODE["attention_head"] = r"""
+typedef struct { real *q, *k, *v, *kt, *vt, *p, *dp, *dq, *dk, *dv; } head;
+INLINE int64_t head_size(const heads *s, int64_t back) { return padded(s) * ((back ? 8 : 4)*s->D + (back ? 2 : 1)*Q); }
+
+static head open_head(const heads *s, int64_t b, int64_t h, int64_t back, real *memory) {
+  int64_t D = s->D, T = padded(s);
+  head w = { memory };
+  w.k = w.q + T*D; w.v = w.k + T*D; w.kt = w.v + T*D; w.p = w.kt + T*D;
+  for (int64_t t = 0; t < s->T; t++) {
+    const real *x = s->qkv + ((b*s->T + t)*3*s->H + h)*D;
+    turn(s, b, t, x, 1 / sqrt(D), 1, w.q + t*D);
+    turn(s, b, t, x + s->H*D, 1, 1, w.k + t*D);
+    memcpy(w.v + t*D, x + 2*s->H*D, D*sizeof(real));
+  }
+  transpose(w.k, s->T, D, D, w.kt, T);
+  if (!back) return w;
+  w.dp = w.p + Q*T; w.vt = w.dp + Q*T; w.dq = w.vt + T*D; w.dk = w.dq + T*D; w.dv = w.dk + T*D;
+  transpose(w.v, s->T, D, D, w.vt, T);
+  memset(w.dk, 0, 2*T*D*sizeof(real));
+  return w;
+}
+"""
+
+# %% ../../nbs/engine/3_fused.ipynb #84450449
+C_CODE["visible"] = r"""
+/* where the document of (b, t) begins, if that of t - 1 began at `before` */
+INLINE int64_t document(const heads *s, int64_t b, int64_t t, int64_t before) {
+  const int64_t *doc = s->docs ? s->docs + b*s->T + t : 0;
+  return doc && t && doc[-1] != *doc ? t : before;
+}
+/* begins (Q) of the queries from i; gives the first key of the block, a whole strip's first */
+static int64_t begins(const heads *s, int64_t b, int64_t i, int64_t m, int64_t *begin) {
+  int64_t at = 0;
+  if (s->docs) for (int64_t t = 1; t <= i; t++) at = document(s, b, t, at);
+  for (int64_t r = 0; r < m; r++) begin[r] = at = document(s, b, i + r, at);
+  return begin[0] / STRIP * STRIP;
+}
+"""
+
+# %% ../../nbs/engine/3_fused.ipynb #de208bf3
+C_CODE["attention_forward"] = r"""
+static void attend_block(const heads *s, const head *w, int64_t b, int64_t h, int64_t i) {
+  int64_t D = s->D, T = padded(s), m = s->T - i < Q ? s->T - i : Q, begin[Q], j = begins(s, b, i, m, begin);
+  product(m, i + Q - j, D, w->q + i*D, D, 1, w->kt + j, T, w->p, T, 0, WHOLE);
+  for (int64_t r = 0; r < m; r++) {
+    real *p = w->p + r*T, largest = -INFINITY, sum = 0;
+    int64_t from = begin[r] - j, to = i + r - j;
+    #pragma omp simd reduction(max:largest)
+    for (int64_t k = from; k <= to; k++) largest = p[k] > largest ? p[k] : largest;
+    #pragma omp simd reduction(+:sum)
+    for (int64_t k = from; k <= to; k++) { p[k] = exponential(p[k] - largest); sum += p[k]; }
+    for (int64_t k = 0; k < from; k++) p[k] = 0;
+    for (int64_t k = from; k <= to; k++) p[k] /= sum;
+    for (int64_t k = to + 1; k < i + m - j; k++) p[k] = 0;
+    s->sums[(b*s->H + h)*s->T + i + r] = largest + log(sum);
+  }
+  product(m, D, i + m - j, w->p, T, 1, w->v + j*D, D, s->out + ((b*s->T + i)*s->H + h)*D, s->H*D, 0, WHOLE);
+}
+int attention_forward(const heads *s) {
+  int64_t size = head_size(s, 0);
+  real *memory = aligned_alloc(64, sizeof(real)*size*s->threads);
+  if (!memory) return 1;
+  #pragma omp parallel for num_threads((int)s->threads) schedule(dynamic)
+  for (int64_t bh = 0; bh < s->B * s->H; bh++) {
+    head w = open_head(s, bh / s->H, bh % s->H, 0, memory + size*omp_get_thread_num());
+    for (int64_t i = 0; i < s->T; i += Q) attend_block(s, &w, bh / s->H, bh % s->H, i);
+  }
+  free(memory);
+  return 0;
+}
+"""
+
+# %% ../../nbs/engine/3_fused.ipynb #e9a80a8a
+C_CODE["attention_backward"] = r"""
+static void block_back(const heads *s, const head *w, int64_t b, int64_t h, int64_t i) {
+  int64_t D = s->D, T = padded(s), m = s->T - i < Q ? s->T - i : Q, begin[Q], j = begins(s, b, i, m, begin);
+  int64_t at = ((b*s->T + i)*s->H + h)*D, step = s->H*D, n = i + m - j;
+  product(m, i + Q - j, D, w->q + i*D, D, 1, w->kt + j, T, w->p, T, 0, WHOLE);
+  product(m, i + Q - j, D, s->dout + at, step, 1, w->vt + j, T, w->dp, T, 0, WHOLE);
+  for (int64_t r = 0; r < m; r++) {
+    real *p = w->p + r*T, *dp = w->dp + r*T, sum = s->sums[(b*s->H + h)*s->T + i + r], mean = 0;
+    const real *o = s->out + at + r*step, *d = s->dout + at + r*step;
+    int64_t from = begin[r] - j, to = i + r - j;
+    #pragma omp simd reduction(+:mean)
+    for (int64_t k = 0; k < D; k++) mean += o[k] * d[k];
+    for (int64_t k = 0; k < from; k++) p[k] = dp[k] = 0;
+    #pragma omp simd
+    for (int64_t k = from; k <= to; k++) { p[k] = exponential(p[k] - sum); dp[k] = p[k] * (dp[k] - mean); }
+    for (int64_t k = to + 1; k < n; k++) p[k] = dp[k] = 0;
+  }
+  product(n, D, m, w->p, 1, T, s->dout + at, step, w->dv + j*D, D, 1, WHOLE);
+  product(n, D, m, w->dp, 1, T, w->q + i*D, D, w->dk + j*D, D, 1, WHOLE);
+  product(m, D, n, w->dp, T, 1, w->k + j*D, D, w->dq + i*D, D, 0, WHOLE);
+}
+int attention_backward(const heads *s) {
+  int64_t size = head_size(s, 1), D = s->D;
+  real *memory = aligned_alloc(64, sizeof(real)*size*s->threads);
+  if (!memory) return 1;
+  #pragma omp parallel for num_threads((int)s->threads) schedule(dynamic)
+  for (int64_t bh = 0; bh < s->B * s->H; bh++) {
+    int64_t b = bh / s->H, h = bh % s->H;
+    head w = open_head(s, b, h, 1, memory + size*omp_get_thread_num());
+    for (int64_t i = 0; i < s->T; i += Q) block_back(s, &w, b, h, i);
+    for (int64_t t = 0; t < s->T; t++) {
+      real *d = s->dqkv + ((b*s->T + t)*3*s->H + h)*D;
+      turn(s, b, t, w.dq + t*D, 1 / sqrt(D), -1, d);
+      turn(s, b, t, w.dk + t*D, 1, -1, d + s->H*D);
+      memcpy(d + 2*s->H*D, w.dv + t*D, D*sizeof(real));
+    }
+  }
+  free(memory);
+  return 0;
+}
+"""
+
+# %% ../../nbs/engine/3_fused.ipynb #05289974
 FRAGMENTS = tuple(C_CODE)[tuple(C_CODE).index("real"):] # of this notebook
 
 def fused_library(dtype: torch.dtype): # float32, or float64 to test gradients
@@ -614,7 +755,7 @@ def fused_library(dtype: torch.dtype): # float32, or float64 to test gradients
     named = [(name, C_CODE[name]) for name in ("types", "sizes", *FRAGMENTS)]
     return load_c(join_fragments(("double", "#define DOUBLE\n"), *named))
 
-# %% ../../nbs/engine/3_fused.ipynb #93747397
+# %% ../../nbs/engine/3_fused.ipynb #f5e453b8
 def call(name: str, dtype: torch.dtype, *args): # tensors, sizes, None
     "Call a function of the library with the number of threads as its last argument; raises `MemoryError`."
     def as_c(a):
@@ -630,7 +771,7 @@ def operator(name: str, fake): # fake: gives empty tensors of the result's shape
         return op
     return register
 
-# %% ../../nbs/engine/3_fused.ipynb #9ea22ce3
+# %% ../../nbs/engine/3_fused.ipynb #150f1c2f
 @operator("swiglu", lambda gate, up: torch.empty_like(gate))
 def swiglu_op(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor: # contiguous, of one shape
     "`silu(gate) * up` in C."
@@ -645,11 +786,11 @@ def swiglu_back(gate: torch.Tensor, up: torch.Tensor, d: torch.Tensor) -> tuple[
     call("swiglu_backward", gate.dtype, gate, up, d, gate.numel(), dgate, dup)
     return dgate, dup
 
-# %% ../../nbs/engine/3_fused.ipynb #f911b6ca
+# %% ../../nbs/engine/3_fused.ipynb #d6b016cb
 def keep(ctx, inputs, output): ctx.save_for_backward(*inputs)
 swiglu_op.register_autograd(lambda ctx, d: swiglu_back(*ctx.saved_tensors, d), setup_context=keep)
 
-# %% ../../nbs/engine/3_fused.ipynb #9b2f9e97
+# %% ../../nbs/engine/3_fused.ipynb #2f59712f
 MIN_FUSED = 2**14 # numbers, from where on a call is worth its while
 
 def use_fused(x: torch.Tensor) -> bool:
@@ -662,7 +803,7 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor: # of one shape
     if torch.is_grad_enabled(): return F.silu(gate) * up
     return F.silu(gate).mul_(up)
 
-# %% ../../nbs/engine/3_fused.ipynb #009d9fe1
+# %% ../../nbs/engine/3_fused.ipynb #83762445
 @operator("norm", lambda x, w, eps: (torch.empty_like(x), x.new_empty(x.shape[:-1])))
 def norm_op(x: torch.Tensor, w: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]: # (..., D), (D,)
     "`w * F.rms_norm(x)` in C, and each row's factor."
@@ -679,14 +820,14 @@ def norm_back(x: torch.Tensor, w: torch.Tensor, scale: torch.Tensor, d: torch.Te
     call("norm_backward", x.dtype, x, w, scale, d, rows, len(w), dx, dw)
     return dx, dw.sum(0)
 
-# %% ../../nbs/engine/3_fused.ipynb #53934f6f
+# %% ../../nbs/engine/3_fused.ipynb #11d18375
 CHUNK = 64 # rows of a block, positions of a chunk: `Q` in C
 
 def keep_norm(ctx, inputs, output): ctx.save_for_backward(*inputs[:2], output[1])
 def norm_gradient(ctx, d, _): return *norm_back(*ctx.saved_tensors, d), None
 norm_op.register_autograd(norm_gradient, setup_context=keep_norm)
 
-# %% ../../nbs/engine/3_fused.ipynb #7131cb3e
+# %% ../../nbs/engine/3_fused.ipynb #7700e659
 def rms_norm(x: torch.Tensor, # (..., D)
              w: torch.Tensor, # (D,)
              eps: float) -> torch.Tensor: # (..., D)
@@ -694,7 +835,7 @@ def rms_norm(x: torch.Tensor, # (..., D)
     if use_fused(x) and w.dtype == x.dtype: return norm_op(x.contiguous(), w, eps)[0]
     return w * F.rms_norm(x.float(), (x.shape[-1],), eps=eps).to(x.dtype)
 
-# %% ../../nbs/engine/3_fused.ipynb #ba7dd0df
+# %% ../../nbs/engine/3_fused.ipynb #549f6c3e
 def cross_entropy_(logits: torch.Tensor, # (n, V), becomes its gradient
                    targets: torch.Tensor, # (n,), below 0 where nothing is scored
                    back: bool=True, # whether the gradient is wanted
@@ -704,7 +845,7 @@ def cross_entropy_(logits: torch.Tensor, # (n, V), becomes its gradient
     call("cross_entropy", logits.dtype, logits, targets, *logits.shape, nats, int(back))
     return nats
 
-# %% ../../nbs/engine/3_fused.ipynb #20a7cd95
+# %% ../../nbs/engine/3_fused.ipynb #87d3fc26
 class Scan(ctypes.Structure):
     "The sizes and tensors of a Mamba-2 block as C sees them."
     SIZES = "B T H P N taps threads".split()
@@ -713,7 +854,7 @@ class Scan(ctypes.Structure):
     _fields_ = [*((name, ctypes.c_int64) for name in SIZES), ("eps", ctypes.c_double),
                 *((name, ctypes.c_void_p) for name in TENSORS)]
 
-# %% ../../nbs/engine/3_fused.ipynb #6343eb0c
+# %% ../../nbs/engine/3_fused.ipynb #4923eabf
 def run_scan_job(name: str, # mamba_forward or mamba_backward
                  sizes: tuple, # heads, P, N, taps
                  eps: float, tensors: dict): # field -> tensor, or None
@@ -723,7 +864,7 @@ def run_scan_job(name: str, # mamba_forward or mamba_backward
     for field, t in tensors.items(): setattr(job, field, None if t is None else t.data_ptr())
     if getattr(fused_library(like.dtype), name)(ctypes.byref(job)): raise MemoryError("no memory for a scan")
 
-# %% ../../nbs/engine/3_fused.ipynb #5ddbf14f
+# %% ../../nbs/engine/3_fused.ipynb #be427972
 Tensors7, Tensors9 = tuple[(torch.Tensor,) * 7], tuple[(torch.Tensor,) * 9] # as an operator declares them
 KEPT = "x left right dt G starts y scale".split() # what the way back needs
 
@@ -737,7 +878,7 @@ def forward_buffers(like: torch.Tensor, # (B, T, z | x B C | dt)
     if not keep: del shapes["starts"], shapes["scale"]
     return {name: like.new_empty(shape) for name, shape in shapes.items()}
 
-# %% ../../nbs/engine/3_fused.ipynb #9ab9979e
+# %% ../../nbs/engine/3_fused.ipynb #8ffba31e
 def fake_mamba(input, conv, bias, dt_bias, A, D, norm, docs, P, N, eps):
     made = forward_buffers(input, len(A), P, N)
     return tuple(made[name] for name in ("out", *KEPT))
@@ -754,7 +895,7 @@ def mamba_op(input: torch.Tensor, # (B, T, z | x B C | dt)
     run_scan_job("mamba_forward", (len(A), P, N, len(conv)), eps, given | made)
     return tuple(made[name] for name in ("out", *KEPT))
 
-# %% ../../nbs/engine/3_fused.ipynb #07985106
+# %% ../../nbs/engine/3_fused.ipynb #f7f2c982
 def gradient_shapes(input, conv, A, P, N): # -> field -> shape
     (B, T), H, n = input.shape[:2], len(A), -(-input.shape[1] // CHUNK)
     taps, channels = conv.shape
@@ -777,7 +918,7 @@ def mamba_back(dout: torch.Tensor, input: torch.Tensor, conv: torch.Tensor, bias
     vectors = (t.clone() for t in (dconv[:-1], dconv[-1], *dheads)) # what an operator returns shares no memory
     return made["din"], *vectors, made["dnorm"].sum((0, 1))
 
-# %% ../../nbs/engine/3_fused.ipynb #e343dd4f
+# %% ../../nbs/engine/3_fused.ipynb #8fae6775
 def keep_mamba(ctx, inputs, output):
     *tensors, ctx.P, ctx.N, ctx.eps = inputs
     ctx.save_for_backward(*tensors, *output[1:])
@@ -788,7 +929,7 @@ def mamba_gradient(ctx, dout, *_):
 
 mamba_op.register_autograd(mamba_gradient, setup_context=keep_mamba)
 
-# %% ../../nbs/engine/3_fused.ipynb #59dbb628
+# %% ../../nbs/engine/3_fused.ipynb #f73e1bd8
 def fits_fused(input: torch.Tensor, # (B, T, z | x B C | dt)
                P: int, N: int) -> bool: # width of a head, and of the state
     "Whether C takes this block over: large, on a CPU, with heads and states of whole strips."
@@ -800,7 +941,7 @@ def strip() -> int: # 16 or 32
     "Columns of a tile; only where there is a `library`."
     return ctypes.c_int64.in_dll(library(), "strip_width").value
 
-# %% ../../nbs/engine/3_fused.ipynb #4a709740
+# %% ../../nbs/engine/3_fused.ipynb #bfdbe836
 def mamba_block(input: torch.Tensor, # (B, T, z | x B C | dt) of `in_proj`
                 conv: torch.Tensor, bias: torch.Tensor, # (taps, channels), (channels,)
                 dt_bias: torch.Tensor, A: torch.Tensor, D: torch.Tensor, norm: torch.Tensor, # (H,) thrice, (inner,)
@@ -818,17 +959,68 @@ def mamba_block(input: torch.Tensor, # (B, T, z | x B C | dt) of `in_proj`
     run_scan_job("mamba_forward", (len(A), P, N, len(conv)), eps, dict(zip(names, given)) | before | made)
     return made["out"]
 
-# %% ../../nbs/engine/3_fused.ipynb #5a08863e
+# %% ../../nbs/engine/3_fused.ipynb #80323b9b
+class Heads(ctypes.Structure):
+    "The sizes and tensors of attention as C sees them."
+    SIZES, TENSORS = "B T H D threads apart".split(), "qkv cosine sine docs out sums dout dqkv".split()
+    _fields_ = [*((name, ctypes.c_int64) for name in SIZES), *((name, ctypes.c_void_p) for name in TENSORS)]
+
+def run_heads(name: str, # attention_forward or attention_backward
+              qkv: torch.Tensor, # (B, T, 3, H, D)
+              cosine: torch.Tensor, **tensors): # (T, D/2) or (B, T, D/2); field -> tensor, or None
+    "Call C with `Heads`; raises `MemoryError`."
+    B, T, _, H, D = qkv.shape
+    job = Heads(B, T, H, D, torch.get_num_threads(), T*D//2 if cosine.dim() > 2 else 0)
+    for field, t in dict(qkv=qkv, cosine=cosine, **tensors).items():
+        setattr(job, field, None if t is None else t.data_ptr())
+    if getattr(fused_library(qkv.dtype), name)(ctypes.byref(job)): raise MemoryError("no memory for attention")
+
+# %% ../../nbs/engine/3_fused.ipynb #d34a27d3
+def fake_attention(qkv, cosine, sine, docs):
+    B, T, _, H, D = qkv.shape
+    return qkv.new_empty(B, T, H, D), qkv.new_empty(B, H, T)
+
+@operator("attention", fake_attention)
+def attention_op(qkv: torch.Tensor, # (B, T, 3, H, D), contiguous as the rest
+                 cosine: torch.Tensor, sine: torch.Tensor, # (T, D/2) or (B, T, D/2)
+                 docs: torch.Tensor | None, # (B, T)
+                ) -> tuple[torch.Tensor, torch.Tensor]: # (B, T, H, D), and the rows' log sums (B, H, T)
+    "Rotary positions and causal attention within documents, in C."
+    out, sums = fake_attention(qkv, cosine, sine, docs)
+    run_heads("attention_forward", qkv, cosine, sine=sine, docs=docs, out=out, sums=sums)
+    return out, sums
+
+# %% ../../nbs/engine/3_fused.ipynb #272f2949
+@operator("attention_back", lambda dout, qkv, *rest: torch.empty_like(qkv))
+def attention_back(dout: torch.Tensor, qkv: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor,
+                   docs: torch.Tensor | None, out: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+    "Gradient of `qkv`."
+    dqkv, dout = torch.empty_like(qkv), dout.contiguous()
+    tensors = dict(sine=sine, docs=docs, out=out, sums=sums, dout=dout, dqkv=dqkv)
+    run_heads("attention_backward", qkv, cosine, **tensors)
+    return dqkv
+
+def keep_attention(ctx, inputs, output): ctx.save_for_backward(*inputs, *output)
+def attention_gradient(ctx, dout, _): return attention_back(dout, *ctx.saved_tensors), None, None, None
+attention_op.register_autograd(attention_gradient, setup_context=keep_attention)
+
+# %% ../../nbs/engine/3_fused.ipynb #c3904e93
+def fits_attention(x: torch.Tensor, # what qkv made
+                   head_dim: int) -> bool:
+    "Whether C takes attention over: large, in float32, on a CPU, with heads of whole strips."
+    return use_fused(x) and x.shape[1] > 1 and head_dim % strip() == 0
+
+# %% ../../nbs/engine/3_fused.ipynb #db6e30c9
 def fused_digest() -> str: # 8 hex digits
-    "What a Mamba-2 block in C, and its gradients, make of fixed numbers; only where there is a `library`."
+    "What Mamba-2 with its gradients, and attention, make of fixed numbers in C; only where there is a `library`."
     def fixed(*shape): return torch.arange(math.prod(shape)).mul(7919).remainder(2039).view(shape)/2048 - .5
     sizes = (1, 70, 2*64 + 2*32 + 2), (4, 64 + 2*32), (64 + 2*32,), (2,), (2,), (2,), (64,)
-    leaves = [fixed(*size).requires_grad_() for size in sizes]
+    leaves, rope = [fixed(*size).requires_grad_() for size in sizes], (fixed(70, 16), fixed(70, 16) + 1)
     with torch.enable_grad(): y = mamba_op(*leaves, None, 32, 32, 1e-6)[0]
-    made = y.detach(), *torch.autograd.grad(y.sum(), leaves)
+    made = y.detach(), *torch.autograd.grad(y.sum(), leaves), *attention_op(fixed(1, 70, 3, 1, 32), *rope, None)
     return hashlib.sha256(b"".join(t.numpy().tobytes() for t in made)).hexdigest()[:8]
 
-# %% ../../nbs/engine/3_fused.ipynb #a21ee697
+# %% ../../nbs/engine/3_fused.ipynb #0c19c2fb
 def kernel_identity(device: str = "cpu") -> str:
     "The kernels that decide how sums round in training, in words."
     if device == "cpu":
