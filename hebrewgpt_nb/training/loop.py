@@ -21,7 +21,7 @@ import numpy as np, torch, torch.distributed as dist
 from ..core import Progress, UserError, check_content, lock_folder, parsing, pick_device, read_json
 from ..core import read_jsonl, resolve, work_folder, write_atomic, write_json
 from ..engine.blocks import Dropout
-from ..engine.cpu import linear
+from ..engine.cpu import keep_memory, linear
 from ..engine.fused import kernel_identity
 from .checkpoint import Checkpoints
 from .optim import WeightAverage, ChainedOptimizer, shard_like, to_full_tensor
@@ -486,6 +486,7 @@ def fit(t: Training, # on its device
     "Train from the last checkpoint on, if there is one; raises `UserError`, and KeyboardInterrupt when asked to stop."
     run, main = resolve(run), rank_and_size()[0] == 0
     run.mkdir(parents=True, exist_ok=True)
+    if device == "cpu": keep_memory()
     key = key | dict(kernels=kernel_identity(device))
     log, saved = run/"metrics.jsonl", Checkpoints(checkpoints or run/"checkpoints", key)
     def due(every): return t.step == steps or t.stopped or every and t.step % every == 0
