@@ -5,8 +5,9 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from peft import LoraConfig, get_peft_model
 from hebrewgpt_nb.core import UserError
-from hebrewgpt_nb.engine import cpu
+from hebrewgpt_nb.engine import cpu, fused
 from hebrewgpt_nb.engine.cpu import MIN_MACS, MATVEC_MAX_ROWS, Matrix, gemm, library, linear, matvec
+from hebrewgpt_nb.engine.fused import kernel_identity
 from hebrewgpt_nb.generate import next_logits
 from hebrewgpt_nb.engine.blocks import Linear
 from hebrewgpt_nb.quantize import DTYPES, quantize_for_decoding
@@ -222,14 +223,16 @@ def test_why_there_are_no_kernels_is_said(env, reason, tmp_path, monkeypatch, ca
 
 @compiled
 def test_kernels_have_a_name_by_what_they_compute(monkeypatch):
-    "Another text that computes the same is the same kernel; sums in another order are another one."
-    before = cpu.kernel_identity()
+    "Another text that computes the same is the same kernel; sums in another order, of a product or of a scan, are another one."
+    before = kernel_identity()
     monkeypatch.setitem(cpu.C_CODE, "norm", cpu.C_CODE["norm"] + "/* the same */")
-    assert cpu.kernel_identity() == before and before.startswith("C ")
-    monkeypatch.setitem(cpu.C_CODE, "sizes", cpu.C_CODE["sizes"].replace("KC = 384", "KC = 256"))
-    assert cpu.kernel_identity() != before and cpu.kernel_identity().startswith("C ")
+    assert kernel_identity() == before and before.startswith("C ")
+    for fragment, was, new in (("sizes", "KC = 384", "KC = 256"), ("real", "1.52527338e-5f", "1.5e-5f")):
+        with monkeypatch.context() as m:
+            m.setitem(cpu.C_CODE, fragment, cpu.C_CODE[fragment].replace(was, new))
+            assert kernel_identity() != before and kernel_identity().startswith("C ")
     monkeypatch.setattr(cpu, "load_c", lambda source: None)
-    assert cpu.kernel_identity() == f"PyTorch alone ({torch.backends.cpu.get_cpu_capability()})"
+    assert kernel_identity() == f"PyTorch alone ({torch.backends.cpu.get_cpu_capability()})"
 
 def transposed(t: torch.Tensor) -> torch.Tensor: return t.T.contiguous().T
 
@@ -271,14 +274,15 @@ def test_no_row_hides_what_is_no_number(dtype, bad):
 
 def cells_of_fragments() -> list[str]:
     "The exported cells that hold a fragment of the C source."
-    cells = Path(cpu.__file__).read_text(encoding="utf8").split("\n# %% ")
+    texts = [Path(module.__file__).read_text(encoding="utf8") for module in (cpu, fused)]
+    cells = [cell for text in texts for cell in text.split("\n# %% ")]
     return ["# %% " + cell for cell in cells if "\nC_CODE[" in cell]
 
 @compiled
 def test_a_cell_run_twice_replaces_its_fragment(capfd):
     cells, source = cells_of_fragments(), cpu.join_fragments(*cpu.C_CODE.items())
     assert len(cells) == len(cpu.C_CODE) > 20
-    space = dict(vars(cpu), C_CODE=dict(cpu.C_CODE))
+    space = vars(cpu) | vars(fused) | dict(C_CODE=dict(cpu.C_CODE))
     for cell in cells:
         for _ in range(2): exec(cell, space)
     again = cpu.join_fragments(*space["C_CODE"].items())

@@ -6,7 +6,8 @@ import numpy as np, pytest, torch, yaml
 from safetensors.torch import load_file
 from hebrewgpt_nb.bundle import load_bundle
 from hebrewgpt_nb.core import UserError, read_json, read_jsonl, write_json
-from hebrewgpt_nb.engine.cpu import has_library, kernel_identity
+from hebrewgpt_nb.engine.cpu import has_library
+from hebrewgpt_nb.engine.fused import kernel_identity
 from hebrewgpt_nb.metrics import score_texts
 from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.training.optim import make_optimizer, schedule
