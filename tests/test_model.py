@@ -5,7 +5,8 @@ from transformers.models.bamba.modeling_bamba import BambaConfig, BambaMixer, ma
 import hebrewgpt_nb.engine.blocks as B
 import hebrewgpt_nb.model as M
 from hebrewgpt_nb.core import UserError
-from hebrewgpt_nb.engine.cpu import library
+from hebrewgpt_nb.engine import fused
+from hebrewgpt_nb.engine.cpu import has_library, library
 from hebrewgpt_nb.engine.scan import ssd, ssd_step
 from hebrewgpt_nb.engine.blocks import Mamba2
 from hebrewgpt_nb.model import HebrewGPT, ModelConfig, PRESETS, count_parameters, get_preset
@@ -219,14 +220,21 @@ def check_packed_equals_apart(model, lengths, eps=1e-5):
 
 LAYOUTS = [[n, 40] for n in range(29, 36)] + [[61, 20], [64, 33], [65, 40], [5, 1, 1, 30], [1, 30], [2, 30], [3, 30], [30, 1, 2, 3], [29, 3, 2], [31, 1, 2], [33, 64, 3]]
 
-@pytest.mark.parametrize("lengths", LAYOUTS, ids=str)
-def test_documents_do_not_see_each_other(lengths): check_no_leak(small(), lengths)
+def use(path: str, monkeypatch): # plain, or C: at any size
+    if path == "C" and not has_library(): pytest.skip("needs a C compiler")
+    monkeypatch.setattr(fused, "MIN_FUSED", 1 if path == "C" else 2**60)
+
+@pytest.fixture(params=["plain", "C"])
+def path(request, monkeypatch): use(request.param, monkeypatch)
 
 @pytest.mark.parametrize("lengths", LAYOUTS, ids=str)
-def test_packed_equals_apart(lengths): check_packed_equals_apart(small(), lengths)
+def test_documents_do_not_see_each_other(lengths, path): check_no_leak(small(), lengths)
+
+@pytest.mark.parametrize("lengths", LAYOUTS, ids=str)
+def test_packed_equals_apart(lengths, path): check_packed_equals_apart(small(), lengths)
 
 @pytest.mark.parametrize("pattern", ["A", "M", "MMA"])
-def test_the_other_patterns_keep_documents_apart(pattern):
+def test_the_other_patterns_keep_documents_apart(pattern, path):
     for lengths in ([31, 34], [3, 2, 40]): check_no_leak(small(pattern), lengths); check_packed_equals_apart(small(pattern), lengths)
 
 def test_gradients_of_a_packed_row_are_the_sum_of_the_documents():
@@ -239,14 +247,17 @@ def test_gradients_of_a_packed_row_are_the_sum_of_the_documents():
     for p, parts in zip(packed, zip(*apart)): close(p, sum(parts), 1e-5)
 
 # Each test below puts one leak back, and the checks above must then fail: a check that cannot fail proves nothing.
-scan, conv = B.ssd, B.causal_conv
+scan, conv, attention, block = B.ssd, B.causal_conv, B.attention_op, B.mamba_block
 LEAKS = {"attention": ("doc_mask", lambda docs: torch.ones(docs.shape[1], docs.shape[1], dtype=torch.bool).tril().expand(len(docs), 1, -1, -1)),
          "state": ("ssd", lambda x, dt, A, B, C, chunk, docs=None, S=None: scan(x, dt, A, B, C, chunk, None, S)),
-         "convolution": ("causal_conv", lambda x, weight, bias, docs=None: conv(x, weight, bias))}
+         "convolution": ("causal_conv", lambda x, weight, bias, docs=None: conv(x, weight, bias)),
+         "attention in C": ("attention_op", lambda qkv, cosine, sine, docs: attention(qkv, cosine, sine, None)),
+         "Mamba-2 in C": ("mamba_block", lambda *args: block(*args[:10]))}
 
 @pytest.mark.parametrize("lengths", [[31, 40], [32, 40], [3, 30], [30, 1, 2, 3]], ids=str)
 @pytest.mark.parametrize("leak", LEAKS)
 def test_a_leak_put_back_is_caught(leak, lengths, monkeypatch):
+    use("C" if leak.endswith("in C") else "plain", monkeypatch)
     check_no_leak(small(), lengths)
     monkeypatch.setattr(B, *LEAKS[leak])
     with pytest.raises(AssertionError, match="differs by"): check_no_leak(small(), lengths, eps=1e-3)
