@@ -27,7 +27,7 @@ from .core import NonNegativeInt, PositiveFloat, PositiveInt, RunFolder, Threads
 from .core import cli, fingerprint, read_json, read_jsonl, resolve
 from .core import sample_dir, stage, work_folder, write_atomic, write_json
 import torch, torch.nn.functional as F
-from .engine.cpu import Matrix, gemm, library
+from .engine.cpu import Matrix, gemm, keep_memory, library
 from .model import HebrewGPT, Preset, cache_bytes, compile_blocks, forward_flops, get_preset, loss_of
 
 # %% ../nbs/09_bench.ipynb #9cab592d
@@ -701,6 +701,7 @@ def bench(run: RunFolder = "runs/nb/bench", # where to write: report.json, repor
     names = select_sections(shapes, only)
     sizes = {k: key[k] for k in ("prefill", "prompt", "new", "rows", "repeats", "compiled", "max_seconds")}
     if threads: torch.set_num_threads(threads)
+    keep_memory() # for both, as in training
     try:
         library_folder = Path(sys.modules["hebrewgpt_nb.model"].__file__).parent
         key |= dict(machine=machine_info(), code=fingerprint(library_folder))
