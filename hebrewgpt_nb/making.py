@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['Address', 'LimitName', 'SIMPLE', 'COMPLEX', 'KINDS', 'TOPICS', 'FORMS', 'READERS', 'FORMAT', 'TEACHER', 'TRANSLATOR',
-           'FIELDS', 'MAX_ENGLISH', 'LEAVE_OUT', 'CODE', 'LONG_ANSWER', 'EXAMPLE', 'REFUSAL', 'URL', 'ENGLISH_RUN',
-           'MARKDOWN', 'LEAST_HEBREW', 'MOST_REPEATED', 'NUMBER', 'SURVIVES', 'EACH', 'RETRIES', 'STOPS', 'MOST_MISSED',
-           'TURNS', 'SPOILT', 'Kind', 'settings_of', 'teacher_prompt', 'tagged', 'translator_prompt', 'why_left_out',
-           'parse_english', 'read_english', 'parse_answer', 'prose_of', 'hebrew_share', 'field_fault', 'six_grams',
-           'example_fault', 'length_fault', 'teacher_fault', 'translation_fault', 'repeats', 'Request', 'guess_tokens',
-           'How', 'teacher_requests', 'translator_requests', 'Answer', 'Answers', 'Purse', 'Stopped', 'Pace', 'connect',
-           'StandIn', 'serve', 'NoAnswer', 'read_answer', 'ask', 'Asker', 'ask_together', 'ask_all', 'judge', 'take',
-           'estimate', 'estimate_line', 'Made', 'make_balanced', 'sample_reply', 'write_result', 'check_endpoint',
+           'FIELDS', 'MAX_ENGLISH', 'LEAVE_OUT', 'CODE', 'LONG_ANSWER', 'EXAMPLE', 'THOUGHT', 'REFUSAL', 'URL',
+           'ENGLISH_RUN', 'MARKDOWN', 'LEAST_HEBREW', 'MOST_REPEATED', 'NUMBER', 'SURVIVES', 'EACH', 'RETRIES', 'STOPS',
+           'MOST_MISSED', 'TURNS', 'SPOILT', 'is_address', 'Kind', 'settings_of', 'teacher_prompt', 'tagged',
+           'translator_prompt', 'why_left_out', 'parse_english', 'read_english', 'parse_answer', 'prose_of',
+           'hebrew_share', 'field_fault', 'six_grams', 'example_fault', 'length_fault', 'teacher_fault',
+           'translation_fault', 'repeats', 'Request', 'guess_tokens', 'tokens_sent', 'How', 'teacher_requests',
+           'translator_requests', 'Answer', 'Answers', 'Purse', 'Stopped', 'Pace', 'connect', 'StandIn', 'serve',
+           'NoAnswer', 'read_answer', 'ask', 'Asker', 'ask_together', 'ask_all', 'judge', 'take', 'estimate',
+           'estimate_line', 'Made', 'make_balanced', 'sample_reply', 'write_result', 'check_made', 'check_endpoint',
            'queues_of', 'make_examples']
 
 # %% ../nbs/08_making.ipynb #68a0beb9
@@ -38,7 +39,9 @@ from .text.records import Quarantine, as_text, parse_example, print_quarantined,
 from .text.records import record_files, source_name, write_records
 
 # %% ../nbs/08_making.ipynb #4cb23ffd
-Address = Annotated[str, Rule(lambda v: not v or bool(re.match(r"https?://[^\s/]", v)), "give one as https://api.openai.com/v1")]
+def is_address(value: str) -> bool: return not value or bool(re.match(r"https?://[^\s/]", value))
+
+Address = Annotated[str, Rule(is_address, "give one as https://api.openai.com/v1")]
 LimitName = Literal["max_tokens", "max_completion_tokens"] # the second for OpenAI's newer models
 
 # %% ../nbs/08_making.ipynb #9406a283
@@ -54,7 +57,7 @@ class Kind:
 # %% ../nbs/08_making.ipynb #e3a88a15
 SIMPLE = dict(
     explain=Kind(1, "הסבר פשוט", "מישהו שואל למה או איך דבר קורה, והתשובה מסבירה זאת במילים פשוטות", (20, 60)),
-    define=Kind(1, "פירוש מילה", "מישהו שואל מה פירושה של מילה או של צירוף; התשובה מסבירה ומביאה משפט לדוגמה", (12, 40)),
+    define=Kind(1, "פירוש מילה", "מישהו שואל מה פירוש מילה או צירוף; התשובה מסבירה ומביאה משפט לדוגמה", (12, 40)),
     fact=Kind(1, "שאלת ידע", "שאלה על עובדה ידועה, ותשובה של משפט או שניים", (6, 35)),
     advice=Kind(1, "עצה קצרה", "מישהו מתלבט או שואל איך עושים דבר פשוט; התשובה אומרת מה לעשות, לפי הסדר", (15, 70)),
     chat=Kind(1, "שיחה", "מישהו מספר משהו מחיי היום-יום או פותח בשיחה, והתשובה טבעית וחמה", (8, 50)),
@@ -64,7 +67,7 @@ SIMPLE = dict(
 COMPLEX = dict(
     summarize=Kind(2, "סיכום", "בקשה לסכם את הטקסט; התשובה מוסרת את עיקרו במילים אחרות", (12, 50), (50, 130)),
     extract=Kind(2, "שליפת פרטים", "בקשה למצוא פרטים בטקסט; בתשובה רק מה שכתוב בו", (8, 60), (30, 130)),
-    rewrite=Kind(2, "שכתוב", "בקשה לכתוב את הטקסט אחרת: רשמי, פשוט או קצר יותר, או לקוראים אחרים", (15, 100), (20, 100)),
+    rewrite=Kind(2, "שכתוב", "בקשה לכתוב את הטקסט אחרת: רשמי, פשוט או קצר יותר", (15, 100), (20, 100)),
     compare=Kind(2, "השוואה", "בקשה להשוות; התשובה אומרת מה דומה, מה שונה ומה מתאים למי", (40, 150)),
     argue=Kind(2, "שיקולים", "שאלה שאין לה תשובה אחת; התשובה מביאה נימוקים לכאן ולכאן ומסכמת", (50, 160)),
     plan=Kind(2, "תוכנית", "בקשה לתכנן דבר בתנאים נתונים; התשובה היא תוכנית מסודרת שעומדת בכולם", (50, 170)),
@@ -75,14 +78,17 @@ COMPLEX = dict(
 KINDS = SIMPLE | COMPLEX
 
 # %% ../nbs/08_making.ipynb #eaf3862b
-TOPICS = """בעלי חיים, צמחים וגינה, מזג האוויר, הים והחוף, מדבר, הרים ונחלים, כוכבים וחלל, גוף האדם, שינה ומנוחה, בישול, אפייה, קניות,
-תקציב הבית, עבודה, לימודים, בית הספר, גן הילדים, משפחה, סבים וסבתות, חברות, שכנים, חגים, שבת, ימי הולדת, ספורט, כדורגל, טיולים בארץ, תחבורה ציבורית,
-נהיגה ורכב, אופניים, שכירת דירה, תיקונים בבית, ניקיון וסדר, מחשבים, טלפון נייד, בטיחות ברשת, מוזיקה, ספרים, סרטים ותיאטרון, ציור ויצירה, היסטוריה,
-ערים ומקומות בארץ, ארצות העולם, השפה העברית, מדע בחיי היום-יום, חשמל ומים, מיחזור וסביבה, בריאות, אצל הרופא, משרדי ממשלה וטפסים, הצבא ושירות לאומי,
-עלייה וקליטה, חיות מחמד, בגדים, בנייה ועיצוב, חקלאות, משחקים וחידות, רגשות, נימוסים, זמן ולוח השנה""".replace("\n", " ").split(", ")
+TOPICS = """בעלי חיים, צמחים וגינה, מזג האוויר, הים והחוף, מדבר, הרים ונחלים, כוכבים וחלל, גוף האדם, שינה ומנוחה,
+בישול, אפייה, קניות, תקציב הבית, עבודה, לימודים, בית הספר, גן הילדים, משפחה, סבים וסבתות, חברות, שכנים,
+חגים, שבת, ימי הולדת, ספורט, כדורגל, טיולים בארץ, תחבורה ציבורית, נהיגה ורכב, אופניים, שכירת דירה,
+תיקונים בבית, ניקיון וסדר, מחשבים, טלפון נייד, בטיחות ברשת, מוזיקה, ספרים, סרטים ותיאטרון, ציור ויצירה,
+היסטוריה, ערים ומקומות בארץ, ארצות העולם, השפה העברית, מדע בחיי היום-יום, חשמל ומים, מיחזור וסביבה,
+בריאות, אצל הרופא, משרדי ממשלה וטפסים, הצבא ושירות לאומי, עלייה וקליטה, חיות מחמד, בגדים, בנייה ועיצוב,
+חקלאות, משחקים וחידות, רגשות, נימוסים, זמן ולוח השנה""".replace("\n", " ").split(", ")
 
 # %% ../nbs/08_making.ipynb #370085f7
-FORMS = ["בלשון זכר (״הסבר לי״)", "בלשון נקבה (״הסבירי לי״)", "בלשון רבים (״הסבירו לי״)", "בלי פנייה לאיש (״איך...״, ״לכתוב...״)"]
+FORMS = ["בלשון זכר (״הסבר לי״)", "בלשון נקבה (״הסבירי לי״)", "בלשון רבים (״הסבירו לי״)",
+         "בלי פנייה לאיש (״איך...״, ״לכתוב...״)"]
 READERS = ["ילד או ילדה בבית ספר יסודי", "נער או נערה בתיכון", "מבוגרים שהנושא חדש להם",
            "הורים לילדים קטנים", "מי שהנושא קרוב לעבודתם", "גמלאים וגמלאיות"]
 
@@ -119,7 +125,8 @@ def teacher_prompt(kind: Kind, n: int, # examples
                    topic: str, form: str, reader: str) -> str:
     "What a teacher is asked for."
     many = "דוגמה אחת" if n == 1 else f"{n} דוגמאות"
-    reads = "בכל דוגמה יש ב-input טקסט של {} עד {} מילים.".format(*kind.reads) if any(kind.reads) else "ה-input נשאר ריק."
+    reads = "ה-input נשאר ריק."
+    if any(kind.reads): reads = f"בכל דוגמה יש ב-input טקסט של {kind.reads[0]} עד {kind.reads[1]} מילים."
     return (f"כתבו {many} מסוג ״{kind.hebrew}״: {kind.about}.\n"
             f"הנושא: {topic}. השואלים: {reader}. הבקשה מנוסחת {form}.\n"
             f"בכל תשובה {kind.words[0]} עד {kind.words[1]} מילים. {reads}")
@@ -150,11 +157,11 @@ def translator_prompt(e: dict) -> str:
 # %% ../nbs/08_making.ipynb #fa4750bc
 MAX_ENGLISH = 600 # words of an example
 LEAVE_OUT = { # why -> where it is told
-    "about English itself": re.compile(r"\b(english|rhym\w+|syllables?|synonyms?|antonyms?|spell\w*|grammar\w*|acronym\w*|anagram\w*|"
-                                       r"palindrom\w+|alliterat\w+|haiku|limerick|letters? of the word|translat\w+)\b", re.I),
+    "about English itself": re.compile(r"\b(english|translat\w+|rhym\w+|syllables?|synonyms?|antonyms?|spell\w*|"
+                                       r"grammar\w*|acronym\w*|anagram\w*|palindrom\w+|alliterat\w+|haiku|limerick)\b", re.I),
     "a model speaks": re.compile(r"\bas an ai\b|\blanguage model\b|<noinput>|\bI(?: am|'m) sorry, but", re.I),
-    "code without a fence": re.compile(r"^\s*(def \w+\(|class \w+|import \w+$|#include|public |function \w*\(|SELECT .+ FROM |"
-                                       r"(var|let|const) \w+ =|<html|<!doctype)|;\s*$", re.M | re.I)}
+    "code without a fence": re.compile(r"^\s*(def \w+\(|class \w+[:({]|import \w+$|#include|public class|"
+                                       r"function \w*\(|SELECT .+ FROM |(var|let|const) \w+ =|<html|<!doctype)|;\s*$", re.M | re.I)}
 
 # %% ../nbs/08_making.ipynb #7ef4ff70
 CODE = re.compile(r"```.*?```|`[^`\n]+`", re.S)
@@ -196,16 +203,18 @@ def read_english(path: str, skipped: Counter, # takes why some are left out
     return tasks
 
 # %% ../nbs/08_making.ipynb #e250213e
-EXAMPLE = re.compile(r"\s*<instruction>(.*?)</instruction>\s*<input>(.*?)</input>\s*<output>(.*)</output>\s*</example>", re.S)
+EXAMPLE = re.compile(r"\s*<instruction>(.*?)</instruction>\s*<input>(.*?)</input>\s*"
+                     r"<output>(.*)</output>\s*</example>", re.S)
+THOUGHT = re.compile(r"\s*<think>.*?</think>", re.S) # some models think aloud first
 REFUSAL = re.compile(r"כמודל שפה|כמודל של שפה|כבינה מלאכותית|אני (?:רק )?(?:מודל|בינה מלאכותית)|"
                      r"(?:אינני|איני|לא) (?:יכול|יכולה|מסוגל|מסוגלת) (?:לסייע|לעזור עם|למלא|להיענות)|"
-                     r"מצטער(?:ת|ים)?,? אבל|as an ai|language model|i(?:'m| am) sorry|i can(?:'t|not) (?:help|assist)", re.I)
+                     r"מצטער(?:ת|ים)?,? אבל|as an ai|language model|i(?:'m| am) sorry", re.I)
 
 # %% ../nbs/08_making.ipynb #aa2ceca0
 def parse_answer(text: str) -> list[dict | str]: # examples, and what is wrong with what is none
     "The examples in an answer."
     found = []
-    for piece in text.split("<example>")[1:]:
+    for piece in THOUGHT.sub("", text).split("<example>")[1:]:
         match = EXAMPLE.match(piece)
         if match: found.append(dict(zip(FIELDS, map(str.strip, match.groups()))))
         else: found.append("not the format" if "</example>" in piece else "cut short")
@@ -255,7 +264,8 @@ def length_fault(words: int, bounds: tuple[int, int], what: str) -> str: # empty
 
 def teacher_fault(e: dict, kind: Kind, prompt: str) -> str: # empty: none
     "What is wrong with an example of a teacher."
-    if bool(e["input"]) != any(kind.reads): return "a text is missing" if any(kind.reads) else "a text was not asked for"
+    if bool(e["input"]) < any(kind.reads): return "a text is missing"
+    if bool(e["input"]) > any(kind.reads): return "a text was not asked for"
     if MARKDOWN.search("\n".join(e.values())): return "entities or markup"
     return (example_fault(e, prompt) or length_fault(len(e["output"].split()), kind.words, "answer")
             or length_fault(len(e["input"].split()), kind.reads, "text"))
@@ -305,6 +315,8 @@ class Request:
 def guess_tokens(text: str) -> int:
     "How many tokens a text may have, about."
     return math.ceil(len(text.encode())/4)
+
+def tokens_sent(body: dict) -> int: return sum(guess_tokens(m["content"]) for m in body["messages"])
 
 @dataclass(frozen=True)
 class How:
@@ -410,10 +422,13 @@ def connect(base_url: str, key: str, timeout: float, # seconds
     def check_json(response):
         if not response.is_success: return
         try: json.loads(response.read())
-        except (ValueError, RecursionError): raise httpx2.DecodingError("the answer is not JSON", request=response.request)
+        except (ValueError, RecursionError):
+            raise httpx2.DecodingError("the answer is not JSON", request=response.request) from None
     here = bool(re.match(r"https?://(127\.|localhost)", base_url)) # no proxy between
-    http = openai.DefaultHttpxClient(event_hooks=dict(request=[check_wanted], response=[check_json]), trust_env=not here)
-    return openai.OpenAI(base_url=base_url, api_key=key or "none", timeout=timeout, max_retries=RETRIES, http_client=http)
+    hooks = dict(request=[check_wanted], response=[check_json])
+    http = openai.DefaultHttpxClient(event_hooks=hooks, trust_env=not here)
+    return openai.OpenAI(base_url=base_url, api_key=key or "none", timeout=timeout, max_retries=RETRIES,
+                         http_client=http)
 
 # %% ../nbs/08_making.ipynb #7902eb4b
 class StandIn(BaseHTTPRequestHandler):
@@ -422,8 +437,10 @@ class StandIn(BaseHTTPRequestHandler):
     def do_POST(self):
         "Answer one request."
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = self.server.reply(body)
-        usage = dict(prompt_tokens=sum(guess_tokens(m["content"]) for m in body["messages"]), completion_tokens=guess_tokens(text))
+        self.answer(body, self.server.reply(body))
+    def answer(self, body: dict, text: str):
+        "Send a text as a model's answer."
+        usage = dict(prompt_tokens=tokens_sent(body), completion_tokens=guess_tokens(text))
         message = dict(role="assistant", content=text)
         self.send(200, dict(id="1", object="chat.completion", created=0, model=body["model"], usage=usage,
                             choices=[dict(index=0, message=message, finish_reason="stop")]))
@@ -440,13 +457,13 @@ class StandIn(BaseHTTPRequestHandler):
 # %% ../nbs/08_making.ipynb #d826a77d
 @contextmanager
 def serve(reply: Callable[[dict], str], # body -> text
-          handler=StandIn): # yields its address
+          handler=StandIn): # yields the server, with its `address`
     "A server on this machine, while the `with` lasts."
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.reply = reply
+    server.reply, server.address = reply, f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=partial(server.serve_forever, .05), daemon=True)
     thread.start()
-    try: yield f"http://127.0.0.1:{server.server_port}/v1"
+    try: yield server
     finally:
         server.shutdown()
         server.server_close()
@@ -468,9 +485,10 @@ def read_answer(key: str, body: dict, found, # what the client gives
     choice = (getattr(found, "choices", None) or [None])[0]
     text = getattr(getattr(choice, "message", None), "content", None)
     text = text.encode("utf8", "replace").decode() if isinstance(text, str) else "" # half a pair cannot be written
-    sent, usage = sum(guess_tokens(m["content"]) for m in body["messages"]), getattr(found, "usage", None)
+    usage = getattr(found, "usage", None)
     counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    read, written = (n if isinstance(n, int) else guess for n, guess in zip(counts, (sent, guess_tokens(text))))
+    guesses = tokens_sent(body), guess_tokens(text)
+    read, written = (n if isinstance(n, int) else guess for n, guess in zip(counts, guesses))
     return Answer(key=key, text=text, read=read, written=written)
 
 # %% ../nbs/08_making.ipynb #f1b145fb
@@ -479,8 +497,8 @@ def ask(client, request: Request) -> Answer:
     import openai
     try: return read_answer(request.key, request.body, client.chat.completions.create(**request.body))
     except openai.APIStatusError as e:
-        said = e.body.get("message") if isinstance(e.body, dict) else ""
-        said = "" if e.status_code in (401, 403) else str(said or "").replace(client.api_key, "***") # some repeat the key
+        said = str(e.body.get("message") or "") if isinstance(e.body, dict) else ""
+        said = "" if e.status_code in (401, 403) else said.replace(client.api_key, "***") # some repeat the key
         reason = f"{e.status_code}: {shorten(said)}" if said else str(e.status_code)
         if e.status_code in STOPS: raise UserError(f"{client.base_url}: {STOPS[e.status_code]} ({reason})") from None
         raise NoAnswer(reason, e.status_code < 500 and e.status_code not in (408, 409, 429)) from None
@@ -498,7 +516,7 @@ class Asker:
         self.stop, self.refused, self.missed, self.in_a_row = stop, {}, [], 0
     def ask_one(self, request: Request):
         "Ask for an answer, if it can be paid."
-        read = sum(guess_tokens(m["content"]) for m in request.body["messages"])
+        read = tokens_sent(request.body)
         most, paid = self.purse.cost(read, 3*request.tokens + 100), 0.
         if self.stop.is_set() or not self.purse.set_aside(most): return
         try:
@@ -525,7 +543,8 @@ def ask_together(asker: Asker, requests: list[Request], tick: Progress):
             for job in as_completed(jobs):
                 job.result()
                 tick(note=f"cost {asker.purse.spent:.2f}" if any(asker.purse.prices) else "")
-        except BaseException:
+        except BaseException as e:
+            if isinstance(e, KeyboardInterrupt): print("making: waits for the answers that are under way", flush=True)
             asker.stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -538,8 +557,8 @@ def ask_all(asker: Asker, requests: list[Request], run: Path):
         for some in (new[:1], new[1:]): ask_together(asker, some, tick)
     there = f"{len(asker.answers.found)} answers are kept in {asker.answers.path}"
     if asker.missed:
-        raise UserError(f"{len(asker.missed)} requests got no answer with {RETRIES} retries each (the last: {asker.missed[-1]}); "
-                        f"{there}, and the same command asks for the rest")
+        raise UserError(f"{len(asker.missed)} requests got no answer with {RETRIES} retries each "
+                        f"(the last: {asker.missed[-1]}); {there}, and the same command asks for the rest")
     if asker.stop.is_set():
         raise UserError(f"the endpoint refused {len(asker.refused)} requests, {MOST_MISSED} of them in a row "
                         f"(the last: {list(asker.refused.values())[-1]}); {there}")
@@ -557,11 +576,12 @@ def judge(asked: list[Request], answers: dict[str, Answer],
         text = part if isinstance(part, dict) else dict(text=answers[r.key]["text"])
         if why: rejected.append(text | r.about | dict(reason=why))
     found = [part | r.about for (r, part), why in zip(parts, faults) if not why]
-    copies, made, room = repeats(found), [], Counter(dict.fromkeys((r.kind for r in asked), count))
+    copies, made, have = repeats(found), [], Counter()
     for n, e in enumerate(found):
-        if n in copies or not room[e["kind"]]: rejected.append(e | dict(reason="repeats another" if n in copies else "one too many"))
+        why = "repeats another" if n in copies else "one too many" if have[e["kind"]] == count else ""
+        if why: rejected.append(e | dict(reason=why))
         else: made.append(e)
-        room[e["kind"]] -= n not in copies and room[e["kind"]] > 0
+        have[e["kind"]] += not why
     return made, rejected
 
 # %% ../nbs/08_making.ipynb #fd343f6b
@@ -577,8 +597,7 @@ def take(queue: Iterator[Request], lack: int) -> Iterator[Request]:
 def estimate(requests: list[Request], asker: Asker) -> dict: # requests, answered, read, written, cost
     "What requests will cost, about, without those that are answered."
     new = [r for r in requests if r.key not in asker.answers.found]
-    read = sum(guess_tokens(m["content"]) for r in new for m in r.body["messages"])
-    written = sum(r.tokens for r in new)
+    read, written = sum(tokens_sent(r.body) for r in new), sum(r.tokens for r in new)
     return dict(requests=len(new), answered=len(requests) - len(new), read=read, written=written,
                 cost=asker.purse.cost(read, written))
 
@@ -587,8 +606,8 @@ def estimate_line(e: dict, purse: Purse) -> str:
     prices = "no prices are given" if not any(purse.prices) else \
         f"about {e['cost']:.2f} at {purse.prices[0]:g} and {purse.prices[1]:g} a million"
     bound = f", of a budget of {purse.budget:g} with {purse.spent:.2f} spent" if purse.budget else ""
-    return (f"making: {e['requests']:,} requests ({e['answered']:,} more are answered already), some {e['read']:,} tokens to read "
-            f"and {e['written']:,} to write: {prices}{bound}")
+    return (f"making: {e['requests']:,} requests ({e['answered']:,} more are answered already), "
+            f"some {e['read']:,} tokens to read and {e['written']:,} to write: {prices}{bound}")
 
 # %% ../nbs/08_making.ipynb #e8ae81fb
 @dataclass
@@ -631,7 +650,8 @@ def sample_reply(body: dict) -> str:
     return "\n".join(map(tagged, SPOILT[number//4 % 3:][:number % 4 == 0] + some[number % 4 == 0:]))
 
 # %% ../nbs/08_making.ipynb #0a8447c3
-def write_result(folder: Path, result: Made, count: int, skipped: Counter, asker: Asker) -> dict: # what report.json holds
+def write_result(folder: Path, result: Made, count: int, skipped: Counter,
+                 asker: Asker) -> dict: # what report.json holds
     "Write the examples, what was rejected, and the report."
     for phase in (1, 2):
         some = [e for e in result.examples if e["phase"] == phase]
@@ -649,13 +669,22 @@ def write_result(folder: Path, result: Made, count: int, skipped: Counter, asker
     return report
 
 # %% ../nbs/08_making.ipynb #52086e82
+def check_made(result: Made, skipped: Counter, purse: Purse):
+    "Refuse to end with nothing; raises `UserError`."
+    why = Counter(e["reason"] for e in result.rejected) + skipped
+    said = ", ".join(f"{reason}: {n}" for reason, n in why.items())
+    said = said or f"a budget of {purse.budget:g} is too small"
+    if not result.examples: raise UserError(f"no example was made ({said})")
+
+# %% ../nbs/08_making.ipynb #e47565b4
 def check_endpoint(base_url: str, model: str, purse: Purse):
     "Refuse what cannot be asked; raises `UserError`."
     if base_url and not model: raise UserError(f"model is empty: give the name that {base_url} has for it")
     if purse.budget and not any(purse.prices): raise UserError("budget needs the prices: give price_in and price_out")
 
 # %% ../nbs/08_making.ipynb #b9cb6bf1
-def queues_of(english: str, how: How, count: int, license: str, seed: int, skipped: Counter) -> dict[str, Iterator[Request]]:
+def queues_of(english: str, how: How, count: int, license: str, seed: int,
+              skipped: Counter) -> dict[str, Iterator[Request]]: # kind -> requests
     "The requests of each kind: to a translator if there is something to translate, else to a teacher."
     if not english: return {name: teacher_requests(name, how, min(EACH, count), license, seed) for name in KINDS}
     return {task: translator_requests(rows, how, license) for task, rows in read_english(english, skipped).items()}
@@ -663,9 +692,9 @@ def queues_of(english: str, how: How, count: int, license: str, seed: int, skipp
 # %% ../nbs/08_making.ipynb #18121cb4
 @stage
 def make_examples(run: RunFolder = "runs/nb/making", # where to write: sft/, rejected.jsonl, report.json, answers.jsonl
-                  base_url: Address = "", # an endpoint, as https://api.openai.com/v1; empty: a stand-in here, nothing is sent
+                  base_url: Address = "", # of an endpoint, as https://api.openai.com/v1; empty: nothing is sent
                   model: str = "", # as the endpoint calls it
-                  english: InputPath = "", # English examples to translate, a file or a folder; empty: the teacher writes new ones
+                  english: InputPath = "", # English examples to translate; empty: a teacher writes new ones
                   count: PositiveInt = 2, # examples wanted of each kind; of each task of the English ones
                   price_in: NonNegativeFloat = 0.0, # of a million tokens read, in any currency
                   price_out: NonNegativeFloat = 0.0, # of a million tokens written
@@ -675,7 +704,7 @@ def make_examples(run: RunFolder = "runs/nb/making", # where to write: sft/, rej
                   at_once: PositiveInt = 4, # requests under way together
                   timeout: PositiveFloat = 120.0, # seconds until an answer is given up
                   temperature: NonNegativeFloat = 1.0, # 1 is what every model takes
-                  limit: LimitName = "max_tokens", # what the endpoint calls the most tokens of an answer, or max_completion_tokens
+                  limit: LimitName = "max_tokens", # the endpoint's name for the most tokens of an answer
                   license: str = "", # of what the model writes, by its terms
                   seed: NonNegativeInt = 0, # of the order of topics
                  ) -> dict: # examples, rejected, answers, read, written, cost, stopped
@@ -687,14 +716,12 @@ def make_examples(run: RunFolder = "runs/nb/making", # where to write: sft/, rej
     for a in answers.found.values(): purse.pay(purse.cost(a["read"], a["written"]))
     with ExitStack() as stack:
         key = os.environ.get("OPENAI_API_KEY", "") if base_url else ""
-        address = base_url or ("" if english else stack.enter_context(serve(sample_reply)))
+        address = base_url or ("" if english else stack.enter_context(serve(sample_reply)).address)
         client = connect(address, key, timeout, stop) if address else None
         asker = Asker(client, answers, purse, Pace(requests_per_minute, tokens_per_minute), at_once, stop)
         result = make_balanced(queues, count, asker, work_folder(run))
-    if not address: raise UserError("english is given and base_url is not: name the endpoint that translates (nothing was sent)")
-    if not result.examples:
-        said = ", ".join(f"{why}: {n}" for why, n in Counter(e["reason"] for e in result.rejected).items())
-        raise UserError(f"no example came of {len(answers.found)} answers ({said or 'the budget allows none' if purse.empty else said})")
+    if not address: raise UserError("english needs an endpoint that translates: give base_url (nothing was sent)")
+    check_made(result, skipped, purse)
     report = write_result(work_folder(run), result, count, skipped, asker)
     figures = {name: report[name] for name in ("answers", "read", "written", "cost", "stopped")}
     return dict(examples=len(result.examples), rejected=len(result.rejected)) | figures
