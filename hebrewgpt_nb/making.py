@@ -12,15 +12,15 @@ __all__ = ['Address', 'LimitName', 'SIMPLE', 'COMPLEX', 'KINDS', 'TOPICS', 'FORM
            'translation_fault', 'repeats', 'Request', 'guess_tokens', 'tokens_sent', 'How', 'teacher_requests',
            'translator_requests', 'Answer', 'Answers', 'Purse', 'Stopped', 'Pace', 'connect', 'StandIn', 'serve',
            'NoAnswer', 'read_answer', 'ask', 'Asker', 'ask_together', 'ask_all', 'judge', 'take', 'estimate',
-           'estimate_line', 'Made', 'make_balanced', 'sample_reply', 'write_result', 'check_made', 'check_endpoint',
-           'queues_of', 'make_examples']
+           'estimate_line', 'Made', 'make_balanced', 'sample_reply', 'write_result', 'open_client', 'check_made',
+           'check_endpoint', 'queues_of', 'make_examples']
 
 # %% ../nbs/08_making.ipynb #68a0beb9
 import hashlib, itertools, json, math, os, random, re, threading, time, zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -149,6 +149,7 @@ def tagged(e: dict) -> str:
     "An example as the prompts write it."
     return "\n".join(["<example>", *(f"<{name}>{e[name]}</{name}>" for name in FIELDS), "</example>"])
 
+# %% ../nbs/08_making.ipynb #6f878638
 def translator_prompt(e: dict) -> str:
     "What a translator is asked for; the form of address depends on the example alone."
     form = FORMS[zlib.crc32(e["instruction"].encode()) % len(FORMS)]
@@ -229,6 +230,7 @@ LEAST_HEBREW, MOST_REPEATED = .7, .2 # shares of the letters, and of five words 
 
 def prose_of(text: str) -> str: return URL.sub(" ", CODE.sub(" ", text))
 
+# %% ../nbs/08_making.ipynb #bfc6e0fa
 def hebrew_share(text: str) -> float: # 1 if there is no letter
     "Share of Hebrew among the letters."
     letters = letters_of(text)
@@ -249,6 +251,7 @@ def six_grams(text: str) -> np.ndarray: # uint64
     "A number for each six words in a row."
     return ngram_hashes(word_hashes(text), 6)
 
+# %% ../nbs/08_making.ipynb #9c4d13ed
 def example_fault(e: dict, prompt: str) -> str: # empty: none
     "What is wrong with an example."
     if not e["instruction"] or not e["output"]: return "a field is empty"
@@ -262,6 +265,7 @@ def length_fault(words: int, bounds: tuple[int, int], what: str) -> str: # empty
     if words < .6*bounds[0]: return f"the {what} is too short"
     return f"the {what} is too long" if words > 1.5*bounds[1] else ""
 
+# %% ../nbs/08_making.ipynb #530e0fe8
 def teacher_fault(e: dict, kind: Kind, prompt: str) -> str: # empty: none
     "What is wrong with an example of a teacher."
     if bool(e["input"]) < any(kind.reads): return "a text is missing"
@@ -276,6 +280,7 @@ SURVIVES = {"code was changed": CODE.findall,
             "an address was lost": lambda text: URL.findall(CODE.sub("", text)),
             "a number was lost": lambda text: NUMBER.findall(prose_of(text))}
 
+# %% ../nbs/08_making.ipynb #39962717
 def translation_fault(e: dict, english: dict, prompt: str) -> str: # empty: none
     "What is wrong with a translation."
     for name in FIELDS:
@@ -318,6 +323,7 @@ def guess_tokens(text: str) -> int:
 
 def tokens_sent(body: dict) -> int: return sum(guess_tokens(m["content"]) for m in body["messages"])
 
+# %% ../nbs/08_making.ipynb #8ed86ce3
 @dataclass(frozen=True)
 class How:
     "How a model is asked."
@@ -398,6 +404,7 @@ class Purse:
 class Stopped(Exception):
     "What was asked for is not wanted any more."
 
+# %% ../nbs/08_making.ipynb #ed85839f
 class Pace:
     "Lets requests through one after another, evenly."
     def __init__(self, requests: int, tokens: int): # a minute
@@ -475,6 +482,7 @@ class NoAnswer(Exception):
         super().__init__(reason)
         self.final = final
 
+# %% ../nbs/08_making.ipynb #1070780f
 STOPS = {401: "the key in OPENAI_API_KEY is refused", 403: "the key in OPENAI_API_KEY may not use this",
          404: "no such address or model"}
 
@@ -514,6 +522,7 @@ class Asker:
     def __init__(self, client, answers: Answers, purse: Purse, pace: Pace, at_once: int, stop: threading.Event):
         self.client, self.answers, self.purse, self.pace, self.at_once = client, answers, purse, pace, at_once
         self.stop, self.refused, self.missed, self.in_a_row = stop, {}, [], 0
+        for a in answers.found.values(): purse.pay(purse.cost(a["read"], a["written"]))
     def ask_one(self, request: Request):
         "Ask for an answer, if it can be paid."
         read = tokens_sent(request.body)
@@ -601,6 +610,7 @@ def estimate(requests: list[Request], asker: Asker) -> dict: # requests, answere
     return dict(requests=len(new), answered=len(requests) - len(new), read=read, written=written,
                 cost=asker.purse.cost(read, written))
 
+# %% ../nbs/08_making.ipynb #3e98f0e6
 def estimate_line(e: dict, purse: Purse) -> str:
     "An estimate as a person reads it."
     prices = "no prices are given" if not any(purse.prices) else \
@@ -618,6 +628,7 @@ class Made:
     rejected: list # dicts with `reason`
     estimate: dict # of the first turn
 
+# %% ../nbs/08_making.ipynb #1be9fe06
 def make_balanced(queues: dict[str, Iterator[Request]], # of each kind
                   count: int, asker: Asker, run: Path) -> Made:
     "Ask, judge, and ask again for the kinds that lack some."
@@ -639,6 +650,7 @@ SPOILT = [dict(instruction="Why is the sky blue?", input="", output="Blue light 
           dict(instruction="מה שלומך?", input="", output="כמודל שפה אין לי רגשות, אבל אשמח לעזור לך בכל נושא אחר."),
           dict(instruction="מי כתב את השיר?", input="", output="השיר &quot;הכניסיני תחת כנפך&quot; נכתב בידי ביאליק.")]
 
+# %% ../nbs/08_making.ipynb #cc78bded
 def sample_reply(body: dict) -> str:
     "What the stand-in answers."
     prompt = body["messages"][-1]["content"]
@@ -669,6 +681,16 @@ def write_result(folder: Path, result: Made, count: int, skipped: Counter,
     return report
 
 # %% ../nbs/08_making.ipynb #52086e82
+@contextmanager
+def open_client(base_url: str, stand_in: bool, # instead of no endpoint
+                timeout: float, stop: threading.Event): # yields a client, or None
+    "The endpoint that a run asks; only a named one gets the key."
+    if base_url: yield connect(base_url, os.environ.get("OPENAI_API_KEY", ""), timeout, stop)
+    elif not stand_in: yield None
+    else:
+        with serve(sample_reply) as server: yield connect(server.address, "", timeout, stop)
+
+# %% ../nbs/08_making.ipynb #a18dbf21
 def check_made(result: Made, skipped: Counter, purse: Purse):
     "Refuse to end with nothing; raises `UserError`."
     why = Counter(e["reason"] for e in result.rejected) + skipped
@@ -712,15 +734,11 @@ def make_examples(run: RunFolder = "runs/nb/making", # where to write: sft/, rej
     purse, skipped, stop = Purse(price_in, price_out, budget), Counter(), threading.Event()
     check_endpoint(base_url, model, purse)
     queues = queues_of(english, How(model or "stand-in", temperature, limit), count, license, seed, skipped)
-    answers = Answers(resolve(run)/"answers.jsonl")
-    for a in answers.found.values(): purse.pay(purse.cost(a["read"], a["written"]))
-    with ExitStack() as stack:
-        key = os.environ.get("OPENAI_API_KEY", "") if base_url else ""
-        address = base_url or ("" if english else stack.enter_context(serve(sample_reply)).address)
-        client = connect(address, key, timeout, stop) if address else None
-        asker = Asker(client, answers, purse, Pace(requests_per_minute, tokens_per_minute), at_once, stop)
+    answers, pace = Answers(resolve(run)/"answers.jsonl"), Pace(requests_per_minute, tokens_per_minute)
+    with open_client(base_url, not english, timeout, stop) as client:
+        asker = Asker(client, answers, purse, pace, at_once, stop)
         result = make_balanced(queues, count, asker, work_folder(run))
-    if not address: raise UserError("english needs an endpoint that translates: give base_url (nothing was sent)")
+    if not client: raise UserError("english needs an endpoint that translates: give base_url (nothing was sent)")
     check_made(result, skipped, purse)
     report = write_result(work_folder(run), result, count, skipped, asker)
     figures = {name: report[name] for name in ("answers", "read", "written", "cost", "stopped")}
