@@ -7,7 +7,8 @@ from hypothesis import given, settings, strategies as st
 from hebrewgpt_nb import making
 from hebrewgpt_nb.core import UserError, read_json, read_jsonl
 from hebrewgpt_nb.making import KINDS, How, make_examples, teacher_requests, translation_fault
-from hebrewgpt_nb.text.records import write_records
+from hebrewgpt_nb.sft import curriculum
+from hebrewgpt_nb.text.records import Quarantine, write_records
 from chat_server import chat, word_for_word
 
 ROOT = Path(__file__).parents[1]
@@ -230,6 +231,20 @@ def test_every_kind_gets_as_many_and_simple_ones_come_first(tmp_path):
     assert {name: made.count(name) for name in KINDS} == dict.fromkeys(KINDS, 3)
     assert all(KINDS[e["kind"]].phase == phase for phase in (1, 2) for e in found[phase])
     assert set(found[1][0]) == {"instruction", "input", "output", "task", "kind", "phase", "source", "license"} and it.most_often == 1
+    aside = Quarantine()
+    assert [len(phase) for phase in curriculum(str(tmp_path/"run"), "", "", aside)] == [3*6, 3*8] and not aside # 05_sft takes the run as its data
+
+def test_english_sets_are_looked_through_before_anything_is_paid(tmp_path):
+    lines = [*rows(2), rows(1)[0], dict(rows(1)[0], input=None, instruction="Another one?"), dict(instruction="Say hi.", output=""), dict(instruction=3, output="x"),
+             dict(instruction="List synonyms of big.", output="large"), dict(instruction="Who are you?", output="As an AI, I am nobody.")]
+    (tmp_path/"set.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n{torn", encoding="utf8")
+    with chat() as it: figures = run(tmp_path/"run", it, str(tmp_path/"set.jsonl"))
+    assert (figures["examples"] + figures["rejected"], it.requests) == (3, 3)
+    assert read_json(tmp_path/"run"/"report.json")["skipped"] == {"asked twice": 1, "about English itself": 1, "a model speaks": 1, "no instruction or no output": 1, "a field is not a text": 1, "not JSON": 1}
+
+def test_without_the_package_it_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match=r"pip install 'hebrewgpt_nb\[making\]'"): make_examples(run=str(tmp_path/"run"))
 
 def test_the_first_requests_are_the_same_however_many_follow():
     few, many = ([r.key for r, _ in zip(teacher_requests("story", How("m"), seed=3), range(n))] for n in (3, 90))
