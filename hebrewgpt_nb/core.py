@@ -249,8 +249,10 @@ def append_line(path: str | Path, obj: dict):
     "Append an object to a log of JSON lines; it is on the disk when this returns. Raises `UserError`."
     line = (json.dumps(obj, ensure_ascii=False) + "\n").encode()
     with explain_disk_errors(path, len(line)), open(path, "ab+") as f:
-        f.seek(0)
-        f.truncate(f.read().rfind(b"\n") + 1)
+        if end := f.seek(0, os.SEEK_END): f.seek(end - 1)
+        if end and f.read(1) != b"\n": # a kill cut the last line short
+            f.seek(0)
+            f.truncate(f.read().rfind(b"\n") + 1)
         f.write(line)
         f.flush()
         os.fsync(f.fileno())
@@ -702,7 +704,7 @@ def cli(fn, # a stage
         raise SystemExit(130) from None
 
 # %% ../nbs/core/0_core.ipynb #aa139aea
-COMMANDS = ("data", "tokenizer", "pretrain", "sft", "evaluate", "bench", "jobs")
+COMMANDS = ("data", "tokenizer", "pretrain", "sft", "evaluate", "making", "bench", "jobs")
 
 def introduce(module: dict): # `globals()` of what runs as `python -m`
     "Say what a module is that is no command."

@@ -7,10 +7,11 @@ from hebrewgpt_nb.core import read_json, read_jsonl, read_stamp, sample_dir
 from hebrewgpt_nb.jobs import STAGES, stage_function
 from hebrewgpt_nb.text.records import write_records
 from hebrewgpt_nb.text.sources import GROUPS, SOURCES
+from chat_server import chat
 
 ROOT, BIN = Path(__file__).parents[1], Path(sys.executable).parent
 PAGE_SIZES = dict(steps=2, batch_tokens=256, forward_tokens=256, context=128, eval_every=1, save_every=1, seeds=1, width=64,
-                  examples=4, generations=2, max_new_tokens=5, prefill=32, prompt=8, new=2, repeats=5, threads=1)
+                  examples=4, generations=2, max_new_tokens=5, prefill=32, prompt=8, new=2, repeats=5, threads=1, count=1)
 
 
 def papermill(notebook: str, out: Path, params: dict, cwd: Path) -> str: # what the executed notebook shows
@@ -48,6 +49,7 @@ def mine(tmp_path_factory):
     words += [dict(id=f"b{n}", sent_id="2", surface=f"ו{w['surface']}", segments=["ו", w["surface"]], upos=["CCONJ", "NOUN"], surface_split=["ו", w["surface"]]) for n, w in enumerate(words)]
     write_records(place/"gold"/"segmentation_mine.jsonl", words)
     (place/"shares.yaml").write_text("recipes: 1.0\n")
+    write_records(place/"english.jsonl", [dict(instruction="How many legs do two cats have?", input="", output="Two cats have eight legs together.")])
     return place
 
 def test_every_stage_notebook_runs_with_every_parameter_changed():
@@ -57,7 +59,7 @@ def test_every_stage_notebook_runs_with_every_parameter_changed():
         changed = {name for case, values in CASES.items() if case.split(":")[0] == notebook for name, value in values.items() if value != defaults[name]}
         assert changed == set(defaults), f"{notebook}: not changed by any case: {', '.join(sorted(set(defaults) - changed))}"
 
-CASES = { # {mine}: the folder above; {run}: the runs of the cases before
+CASES = { # {mine}: the folder above; {run}: the runs of the cases before; {endpoint}: of a model that answers
     "00_data": dict(run="{run}/data", data="{mine}/texts", evals="{mine}/evals", niqqud="strip", alike=.7, seed=3),
     "text/7_prefixes": dict(run="{run}/prefixes", data="{run}/data", gold="{mine}/gold"),
     "01_tokenizer": dict(run="{run}/tokenizer", data="{run}/data", vocab_size=600, kind="boundaries", seed=1),
@@ -73,6 +75,9 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before
     "05_sft:phases": dict(run="{run}/sft-phases", base="{run}/base", phase1="{mine}/asks/short.jsonl", phase2="{mine}/asks/long.jsonl", steps=1, batch_tokens=512, context=128, lr=.001),
     "06_eval": dict(run="{run}/eval", base="{run}/base", bundle="{run}/sft-phases", data="{run}/data", sft="{run}/sft", choices="{mine}/questions.jsonl", examples=3, generations=2,
                     max_new_tokens=8, seed=3, device="cpu", dtype="bfloat16"),
+    "08_making": dict(run="{run}/making", base_url="{endpoint}", model="m", count=1, price_in=1., price_out=2., budget=9., requests_per_minute=9999, tokens_per_minute=10**8,
+                      at_once=2, timeout=30., temperature=.5, limit="max_completion_tokens", license="CC0-1.0", seed=2),
+    "08_making:english": dict(run="{run}/translated", base_url="{endpoint}", model="m", english="{mine}/english.jsonl"),
     "09_bench": dict(run="{run}/bench", preset="mini", prefill=32, prompt=8, new=2, rows=1, repeats=6, compiled=True, threads=1, max_seconds=20., only="dense decode", seed=4),
     "studies/4_tokenizers": dict(run="{run}/compare", data="{run}/data", gold="{mine}/gold", kinds="plain boundaries", vocab_size=600, seeds=2, steps=2, batch_tokens=256, context=64,
                                  width=32, lr=.01, adam_lr=.001, processes=2, device="cpu", dtype="float32"),
@@ -81,15 +86,19 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory): return tmp_path_factory.mktemp("runs")
 
-def filled(values: dict, mine: Path, run: Path) -> dict:
-    return {k: v.format(mine=mine, run=run) if isinstance(v, str) else v for k, v in values.items()}
+@pytest.fixture(scope="module")
+def endpoint():
+    with chat() as server: yield server.address
+
+def filled(values: dict, **names) -> dict:
+    return {k: v.format(**names) if isinstance(v, str) else v for k, v in values.items()}
 
 NEEDS_CPP = pytest.mark.skipif(not shutil.which("g++"), reason="compiling blocks needs a C++ compiler")
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=NEEDS_CPP) if CASES[c].get("compiled") else c for c in CASES])
-def test_a_job_on_ones_own_data(case, mine, runs, tmp_path):
+def test_a_job_on_ones_own_data(case, mine, runs, endpoint, tmp_path):
     "In the order of CASES: each needs the runs of those before."
-    notebook, params = case.split(":")[0], filled(CASES[case], mine, runs)
+    notebook, params = case.split(":")[0], filled(CASES[case], mine=mine, run=runs, endpoint=endpoint)
     shown = papermill(notebook, tmp_path/"out.ipynb", params, cwd=tmp_path)
     assert read_stamp(params["run"])["key"]["run"] == params["run"] # the stage ran with what was given
     assert params["run"] in shown, "it does not say where the result is"
@@ -129,10 +138,11 @@ def shrunk(params: dict) -> dict: # the same names, smaller sizes
     return small | {k: v for k, v in dict(preset="tiny", device="cpu", dtype="float32", vocab_size=600, compiled=False, only="decode", processes=min(2, params.get("processes", 1))).items() if k in params}
 
 @pytest.mark.parametrize("job", [j for j in JOBS if j not in CHAINS])
-def test_a_job_file_with_its_sizes_shrunk(job, card_data, tmp_path):
+def test_a_job_file_with_its_sizes_shrunk(job, mine, card_data, endpoint, tmp_path):
     notebook, _ = notebook_and_command(job)
     params = shrunk(yaml.safe_load((ROOT/"jobs"/job).read_text(encoding="utf8")))
     at = {k: v.replace("runs/", f"{tmp_path}/runs/", 1) if isinstance(v, str) else v for k, v in params.items()}
+    at |= {k: v for k, v in dict(base_url=endpoint, english=str(mine/"english.jsonl")).items() if k in at}
     if "data" in at: subprocess.run([sys.executable, "-m", "hebrewgpt_nb.data", "--run", at["data"], "--data", str(card_data)], cwd=ROOT, check=True, capture_output=True)
     if "tokenizer" in at: subprocess.run([sys.executable, "-m", "hebrewgpt_nb.tokenizer", "--run", str(Path(at["tokenizer"]).parent), "--data", at["data"], "--vocab_size", "600"], cwd=ROOT, check=True, capture_output=True)
     if "base" in at: # `longer` goes on from a model of the same shape
