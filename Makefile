@@ -1,4 +1,4 @@
-# make demo · test · lab · app · bench · gpu.   DATA=folder uses other data than the sample (see README.md).
+# make demo · test · lab · app · bench · kernels · gpu.   DATA=folder uses other data than the sample (see README.md).
 PYTHON ?= python3
 DATA ?= $(HEBREWGPT_DATA)
 TORCH ?=# another version than the pinned one, as 2.11.0
@@ -11,7 +11,7 @@ CPU_TORCH = $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/nul
 export GRADIO_ANALYTICS_ENABLED = False
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test check lab app bench bench-llama gpu readme clean
+.PHONY: demo test check lab app bench bench-llama kernels gpu readme clean
 .DELETE_ON_ERROR:
 
 # The environment: torch first and pinned. On Linux the plain index gives the build for CUDA (5.8 GB on disk against 2.1),
@@ -66,6 +66,15 @@ bench-llama: $(READY)
 	$(NPM) node-llama-cpp@$(NODE_LLAMA) @node-llama-cpp/$$($(PLATFORM))@$(NODE_LLAMA)
 	$(PIP) --no-deps --target build/llama/python gguf==0.19.0
 	PYTHONPATH=build/llama/python:$$PYTHONPATH $(BIN)/python jobs/bench_llama.py $(ARGS)
+
+# A GPU's kernels without a GPU: their Python parts, in build/kernels (200 MB to load), for tests/test_kernels.py. Nothing is compiled.
+KERNELS := triton==3.7.1 mamba-ssm==2.3.2.post1 causal-conv1d==1.7.0 einops==0.8.2
+kernels: build/kernels/ready
+build/kernels/ready: Makefile $(READY)
+	rm -rf build/kernels
+	MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE \
+	  $(PIP) --no-deps --no-build-isolation --target build/kernels $(KERNELS)
+	touch $@
 
 # On a GPU machine: no environment is made, any Python with torch will do. MINUTES=budget, and what was reached is not repeated.
 gpu:
