@@ -11,7 +11,7 @@ CPU_TORCH = $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/nul
 export GRADIO_ANALYTICS_ENABLED = False
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test check lab app bench bench-llama kernels gpu readme clean
+.PHONY: demo test check lab app bench bench-llama kernels carry gpu readme clean
 .DELETE_ON_ERROR:
 
 # The environment: torch first and pinned. On Linux the plain index gives the build for CUDA (5.8 GB on disk against 2.1),
@@ -75,6 +75,16 @@ build/kernels/ready: Makefile $(READY)
 	MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE \
 	  $(PIP) --no-deps --no-build-isolation --target build/kernels $(KERNELS)
 	touch $@
+
+# What a GPU machine without a network may lack beside PyTorch and transformers: wheels for its Python, in build/carry (10 MB), for jobs/gpu.py.
+CARRY_PYTHON ?= 3.12
+CARRY := ftfy==6.3.1 wcwidth==0.9.4 rapidfuzz==3.14.6 zstandard==0.25.0
+carry: $(READY)
+	rm -rf build/carry
+	$(BIN)/pip download --quiet --no-deps --dest build/carry/packages --only-binary :all: \
+	  --python-version $(CARRY_PYTHON) --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 $(CARRY)
+	MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE \
+	  $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/carry/kernels $(filter mamba-ssm% einops%,$(KERNELS))
 
 # On a GPU machine: no environment is made, any Python with torch will do. MINUTES=budget, and what was reached is not repeated.
 gpu:
