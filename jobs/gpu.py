@@ -36,17 +36,21 @@ def packages(o, name: str) -> str: # a folder of the wheels' content
     "What was carried, unpacked once."
     folder = (o.work/name).absolute()
     if not folder.exists():
-        for wheel in sorted((o.carry/name).glob("*.whl")): zipfile.ZipFile(wheel).extractall(folder)
+        from packaging import tags, utils
+        here = set(tags.sys_tags())
+        for wheel in sorted((o.carry/name).glob("*.whl")): # those for another Python stay what they are
+            if utils.parse_wheel_filename(wheel.name)[3] & here: zipfile.ZipFile(wheel).extractall(folder)
     return str(folder)
 
-def environment(o, kernels: bool) -> dict: # of a process; mamba_ssm lies in a folder of its own
+def environment(o, kernels: str) -> dict: # of a process; mamba_ssm lies in a folder of its own
     paths = [str(ROOT), packages(o, "packages"), *([packages(o, "kernels")] if kernels else [])]
-    return os.environ | dict(PYTHONPATH=os.pathsep.join(paths), HEBREWGPT_QUIET="1", HF_HUB_OFFLINE="1")
+    one_size = dict(MAMBA_DETERMINISTIC="1") if kernels == "untuned" else {} # of blocks: trying all takes minutes of compiling
+    return os.environ | one_size | dict(PYTHONPATH=os.pathsep.join(paths), HEBREWGPT_QUIET="1", HF_HUB_OFFLINE="1")
 
-def call(o, module: str, kernels: bool = False, minutes: float = 99., **given) -> int: # exit status; 124: out of time
+def call(o, module: str, kernels: str = "", seconds: float = 1e6, **given) -> int: # exit status; 124: out of time
     "Run a stage in a process of its own, within the time that is left; its last seconds are for writing a checkpoint."
     command = [sys.executable, "-m", STAGES + module, *(str(part) for name, value in given.items() for part in (f"--{name}", value))]
-    seconds = min(left(o) - 15, 60 * minutes)
+    seconds = min(left(o) - 15, seconds)
     if seconds <= 0: return print(f"{module}: no time is left") or 124
     print(f"[{left(o) / 60:.1f} minutes left]", *command[1:], flush=True)
     process = subprocess.Popen(command, cwd=ROOT, env=environment(o, kernels))
@@ -57,33 +61,41 @@ def call(o, module: str, kernels: bool = False, minutes: float = 99., **given) -
     return 124
 
 
-def measure(o, only: str, kernels: bool = False, minutes: float = 99.) -> int: # exit status
-    "Cases of studies.gpu: plain paths and mamba_ssm's into a file each."
-    folder = o.out/("mamba" if kernels else "plain")
+def measure(o, only: str, kernels: str = "", minutes: float = 99.) -> int: # exit status
+    "Cases of studies.gpu that are not finished; results without mamba_ssm, with it untuned and tuned are in a file each."
+    folder = o.out/(f"mamba-{kernels}" if kernels else "plain")
     budget = min(left(o) / 60 - .5, minutes)
     if budget <= 0: return print(f"{only}: no time is left") or 124
-    return call(o, "studies.gpu", kernels, run=folder.absolute(), device=o.device, preset="tiny" if o.trial else "1b", minutes=round(budget, 2), only=only)
+    return call(o, "studies.gpu", kernels, 60 * budget + 25, run=folder.absolute(), device=o.device, preset="tiny" if o.trial else "1b", minutes=round(budget, 2), only=only, again=True)
 
 def right(o) -> int:
     status = measure(o, "^check (?!.*compiled)", minutes=2)
-    status |= measure(o, "^check hybrid (?!.*compiled)", kernels=True, minutes=2)
-    return status if o.trial else status | measure(o, "^check .*compiled") | measure(o, "^check hybrid .*compiled", kernels=True)
+    status |= measure(o, "^check hybrid (?!.*compiled)", "untuned", minutes=2)
+    return status if o.trial else status | measure(o, "^check .*compiled") | measure(o, "^check hybrid .*compiled", "untuned")
 
 def fast(o) -> int:
-    measure(o, "^ceilings")
     best = "plain" if o.trial else "fused optimizer compiled"
-    for kernels in (False, True): measure(o, f"(dense|hybrid) train 2048 {best}" if not kernels else f"hybrid train 2048 {best}", kernels)
+    measure(o, f"^ceilings|train 2048 {best}")
+    measure(o, f"hybrid train 2048 {best}", "tuned")
     if o.trial: return 0
-    measure(o, "hybrid train 2048 (muon|documents|a whole step)", kernels=True)
-    measure(o, "train 16384", kernels=True)
-    return measure(o, "train 2048") # the ladder
+    status = measure(o, "check hybrid (documents|gradient) bf16$", "tuned")
+    measure(o, "hybrid train 2048 (muon|documents|a whole step)", "tuned")
+    measure(o, "dense train 16384")
+    measure(o, "hybrid train 16384", "tuned")
+    measure(o, f"train 2048 (?!{best})") # the ladder
+    return status
 
-def tuning(o) -> int: return measure(o, "tune 2048") | measure(o, "hybrid tune 2048", kernels=True)
+def tuning(o) -> int: return measure(o, "tune 2048") | measure(o, "hybrid tune 2048", "tuned")
 
 def decode(o) -> int:
     measure(o, "decode 2048|prefill 2048 eager")
-    measure(o, "hybrid (decode|prefill 2048 eager)", kernels=True)
-    return 0 if o.trial else measure(o, "decode|prefill") | measure(o, "train (4096|8192|16384)", kernels=True)
+    measure(o, "hybrid (decode|prefill) 2048(?!.*compiled)", "tuned")
+    if o.trial: return 0
+    measure(o, "(decode|prefill) 16384(?!.*compiled)")
+    measure(o, "hybrid (decode|prefill) 16384(?!.*compiled)", "tuned")
+    measure(o, "dense train (4096|8192)")
+    measure(o, "hybrid train (4096|8192)", "tuned")
+    return measure(o, "") # whatever is left
 
 
 SIZES = { # of a stage: as it is meant, and as it is tried
@@ -112,7 +124,7 @@ def model(o) -> int:
     status = 0
     for module, given in stages(o):
         if (given["run"]/"done.json").exists(): continue
-        if status := call(o, module, kernels=module in ("pretrain", "sft"), **given): break
+        if status := call(o, module, kernels="tuned" if module in ("pretrain", "sft") else "", **given): break
         pack(o.work, o.out)
     pack(o.work, o.out)
     return status
