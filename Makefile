@@ -57,7 +57,7 @@ bench: $(READY)
 	$(BIN)/papermill nbs/09_bench.ipynb $(RUN)/09_bench.ipynb -f jobs/bench.yaml -p run $(RUN) --kernel python3 --no-progress-bar $(ARGS)
 	cat $(RUN)/report.md
 
-# The dense twin against llama.cpp, which comes prebuilt for Node 20 or later (85 MB, in build/llama).
+# The dense twin against llama.cpp, which comes prebuilt for Node 20 or later (85 MB, in build/llama), in about five minutes on two cores.
 NODE_LLAMA := 3.22.1
 PLATFORM := node -p '({linux: "linux", darwin: "mac", win32: "win"})[process.platform] + "-" + process.arch + (process.platform + process.arch == "darwinarm64" ? "-metal" : "")'
 NPM := npm install --prefix build/llama --silent --no-audit --no-fund --ignore-scripts --omit=optional

@@ -101,8 +101,8 @@ def decode(o) -> int:
 SIZES = { # of a stage: as it is meant, and as it is tried
     "tokenizer": (dict(vocab_size=8192), dict(vocab_size=1024)),
     "mini": (dict(preset="mini", steps=4600, batch_tokens=65_536, forward_tokens=65_536, context=512, dropout=0., balance=.3, eval_every=500, save_every=200),
-             dict(preset="tiny", steps=4, batch_tokens=512, context=64)),
-    "tuned": (dict(steps=400, batch_tokens=16_384, context=512, rank=64, lr=.002, eval_every=25, save_every=50), dict(steps=2, batch_tokens=512, context=128, rank=4)),
+             dict(preset="tiny", steps=4, batch_tokens=512, context=256)),
+    "tuned": (dict(steps=400, batch_tokens=16_384, context=512, rank=64, lr=.002, eval_every=25, save_every=50), dict(steps=2, batch_tokens=512, context=256, rank=4)),
     "eval": (dict(examples=400, generations=30), dict(examples=4, generations=2, max_new_tokens=4)),
     "hybrid-119m": (dict(preset="hybrid-119m", steps=1500, batch_tokens=65_536, forward_tokens=32_768, context=1024, dropout=0., balance=.3, eval_every=250, save_every=50),
                     dict(preset="tiny", steps=2, batch_tokens=512, context=64)),
