@@ -1,4 +1,4 @@
-# make demo · test · lab · app · bench · gpu.   DATA=folder uses other data than the sample (see README.md).
+# make demo · test · lab · app · bench · kernels · gpu.   DATA=folder uses other data than the sample (see README.md).
 PYTHON ?= python3
 DATA ?= $(HEBREWGPT_DATA)
 TORCH ?=# another version than the pinned one, as 2.11.0
@@ -11,7 +11,7 @@ CPU_TORCH = $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/nul
 export GRADIO_ANALYTICS_ENABLED = False
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test check lab app bench bench-llama gpu readme clean
+.PHONY: demo test check lab app bench bench-llama kernels carry gpu readme clean
 .DELETE_ON_ERROR:
 
 # The environment: torch first and pinned. On Linux the plain index gives the build for CUDA (5.8 GB on disk against 2.1),
@@ -57,7 +57,7 @@ bench: $(READY)
 	$(BIN)/papermill nbs/09_bench.ipynb $(RUN)/09_bench.ipynb -f jobs/bench.yaml -p run $(RUN) --kernel python3 --no-progress-bar $(ARGS)
 	cat $(RUN)/report.md
 
-# The dense twin against llama.cpp, which comes prebuilt for Node 20 or later (85 MB, in build/llama).
+# The dense twin against llama.cpp, which comes prebuilt for Node 20 or later (85 MB, in build/llama), in about five minutes on two cores.
 NODE_LLAMA := 3.22.1
 PLATFORM := node -p '({linux: "linux", darwin: "mac", win32: "win"})[process.platform] + "-" + process.arch + (process.platform + process.arch == "darwinarm64" ? "-metal" : "")'
 NPM := npm install --prefix build/llama --silent --no-audit --no-fund --ignore-scripts --omit=optional
@@ -66,6 +66,25 @@ bench-llama: $(READY)
 	$(NPM) node-llama-cpp@$(NODE_LLAMA) @node-llama-cpp/$$($(PLATFORM))@$(NODE_LLAMA)
 	$(PIP) --no-deps --target build/llama/python gguf==0.19.0
 	PYTHONPATH=build/llama/python:$$PYTHONPATH $(BIN)/python jobs/bench_llama.py $(ARGS)
+
+# A GPU's kernels without a GPU: their Python parts, in build/kernels (200 MB to load), for tests/test_kernels.py. Nothing is compiled.
+KERNELS := triton==3.7.1 mamba-ssm==2.3.2.post1 causal-conv1d==1.7.0 einops==0.8.2
+kernels: build/kernels/ready
+build/kernels/ready: Makefile $(READY)
+	rm -rf build/kernels
+	MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE \
+	  $(PIP) --no-deps --no-build-isolation --target build/kernels $(KERNELS)
+	touch $@
+
+# What a GPU machine without a network may lack beside PyTorch and transformers: wheels for its Python, in build/carry (10 MB), for jobs/gpu.py.
+CARRY_PYTHON ?= 3.12
+CARRY := ftfy==6.3.1 wcwidth==0.9.4 rapidfuzz==3.14.6 zstandard==0.25.0
+carry: $(READY)
+	rm -rf build/carry
+	$(BIN)/pip download --quiet --no-deps --dest build/carry/packages --only-binary :all: \
+	  --python-version $(CARRY_PYTHON) --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 $(CARRY)
+	MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE \
+	  $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/carry/kernels $(filter mamba-ssm% einops%,$(KERNELS))
 
 # On a GPU machine: no environment is made, any Python with torch will do. MINUTES=budget, and what was reached is not repeated.
 gpu:

@@ -1,7 +1,7 @@
 """make bench-llama: the dense twin in llama.cpp, the same weights as GGUF in f16 and q8_0, in turn with this engine.
 
 llama.cpp comes prebuilt, as npm's `node-llama-cpp`; `jobs/llama_server.mjs` runs it in a process of Node and takes its time there. GGUF files are written by `gguf`."""
-import argparse, json, shutil, subprocess, sys
+import argparse, json, shutil, statistics, subprocess, sys, time
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
@@ -100,17 +100,24 @@ def find_missing(node_folder: Path) -> str: # empty: nothing
     return "" if find_spec("gguf") else "no Python package `gguf` here; `make bench-llama` installs it"
 
 
+def tell(text: str, begun: float = time.monotonic()):
+    "A line of progress, with the minutes since the start."
+    print(f"{(time.monotonic() - begun) / 60:4.1f} min  {text}", file=sys.stderr, flush=True)
+
+
 def measure_llama(folder: Path, variants: dict, top: dict, sizes: dict, repeats: int) -> tuple[list[dict], dict]: # rows, sections
     "Prefill, time to first token and decoding, outputs compared first."
     rows, sections, cfg = [], {}, variants["ours fp32 eager"].model.cfg
     for workload, amount in (("prefill", sizes["prefill"]), ("ttft", 1), ("decode", sizes["new"])):
         T = sizes["prompt"] if workload == "decode" else sizes["prefill"]
         tokens = hebrew_tokens(folder, 1, T + sizes["new"] if workload == "decode" else T)
+        tell(f"{workload}: {len(variants)} variants are compared, then timed in {repeats} turns")
         work = partial(time_workload, workload=workload, tokens=tokens, prompt=T)
         expected = work(variants["ours fp32 eager"])[1]
         required = {d: required_work(workload, cfg, T, sizes["new"], variants[f"ours {d} eager"].model) for d in DTYPES}
         sections[workload] = compare(work, variants, expected, repeats, partial(work, logits=True)) | dict(amount=amount, required=required)
         rows += comparison_rows(workload, "dense", sections[workload], top, peer="llama.cpp")
+        tell(f"{workload}, seconds: " + ", ".join(f"{who} {statistics.median(s):.3g}" for who, s in sections[workload]["seconds"].items()))
     return rows, sections
 
 
@@ -120,7 +127,10 @@ def bench_llama(run: str, preset: str, prefill: int, prompt: int, new: int, repe
     if missing := find_missing(node_folder): raise UserError(missing)
     check_sizes(cfg, prefill, prompt, new, repeats)
     torch.set_num_threads(threads)
-    top, folder = ceilings(), make_twins(out/"models", cfg)
+    tell(f"{preset}, all attention, on {threads} threads: what this machine can do")
+    top = ceilings()
+    tell("the weights are written: a bundle, and GGUF in " + " and ".join(GGUF_KINDS.values()))
+    folder = make_twins(out/"models", cfg)
     model, tok = load_bundle(folder/"bundle")
     variants = {f"ours {d} eager": load_backend("ours", folder, d) for d in DTYPES}
     length = max(prefill, prompt + new) + 8

@@ -1,5 +1,5 @@
 "The GPU benchmark, run tiny on a CPU: what is written, what is not done twice, what a bare machine needs."
-import json, re, subprocess, sys
+import importlib, inspect, json, re, subprocess, sys, tarfile, zipfile
 from pathlib import Path
 import pytest, torch
 import hebrewgpt_nb.studies.gpu as G
@@ -85,6 +85,69 @@ def test_a_machine_with_torch_alone(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     records = read_results(tmp_path/"results.jsonl")
     assert len(records) >= 12 and not [r for r in records.values() if "failed" in r] and "tokens/s" in done.stdout
+
+# --- jobs/gpu.py -------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def job():
+    from importlib.util import module_from_spec, spec_from_file_location
+    spec = spec_from_file_location("gpu_job", ROOT/"jobs"/"gpu.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+@pytest.mark.parametrize("trial", [[], ["--trial"]], ids=["cuda", "trial"])
+@pytest.mark.parametrize("part", ["right", "fast", "model", "tuning", "decode"])
+def test_a_part_names_real_cases_and_parameters(job, part, trial, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(job, "call", lambda o, module, kernels="", seconds=0., **given: calls.append((module, kernels, given)) or 0)
+    assert job.main([part, "--work", str(tmp_path/"work"), "--out", str(tmp_path/"out"), *trial]) == 0
+    for module, kernels, given in calls:
+        stage = importlib.import_module(f"hebrewgpt_nb.{module}")
+        fn = {"studies.gpu": "run_cases", "data": "prepare_data", "tokenizer": "make_tokenizer"}.get(module, module)
+        assert set(given) <= set(inspect.signature(getattr(stage, fn)).parameters)
+        if module == "studies.gpu": assert [n for n in CASES if re.search(given["only"], n) and ("hybrid" in n or not kernels)], given["only"]
+    if part != "model": assert {kernels for _, kernels, _ in calls} == {"", "untuned" if part == "right" else "tuned"}
+
+def test_the_parts_together_measure_every_case(job, tmp_path, monkeypatch):
+    reached = {"": set(), "untuned": set(), "tuned": set()}
+    def call(o, module, kernels="", seconds=0., only=None, **given):
+        if only: reached[kernels] |= {n for n in CASES if re.search(only, n)} # none named: what is left
+        return 0
+    monkeypatch.setattr(job, "call", call)
+    for part in job.PARTS: job.main([part, "--work", str(tmp_path/"work"), "--out", str(tmp_path/"out")])
+    assert set(CASES) - reached[""] == {f"hybrid train {T} fused optimizer compiled" for T in (4096, 8192, 16384)} | {n for n in CASES if re.search("prefill .*compiled", n)}
+    assert reached["untuned"] == {n for n in CASES if n.startswith("check hybrid")}
+    assert {n for n in CASES if re.search("hybrid (train 2048 fused|train 16384|tune|decode)", n)} <= reached["tuned"]
+
+def test_what_has_finished_is_not_done_again_and_what_stops_ends_the_part(job, tmp_path, monkeypatch):
+    done = []
+    def call(o, module, *_, run, **given):
+        done.append(run.name)
+        if run.name == "tuned": return 124
+        run.mkdir(parents=True)
+        (run/"done.json").write_text("{}")
+        (run/"metrics.jsonl").write_text("{}")
+        return 0
+    monkeypatch.setattr(job, "call", lambda o, module, kernels="", **given: call(o, module, **given))
+    given = ["model", "--trial", "--work", str(tmp_path/"work"), "--out", str(tmp_path/"out")]
+    assert job.main(given) == 124 and done == ["data", "tokenizer", "mini", "tuned"]
+    assert job.main(given) == 124 and done[4:] == ["tuned"]
+    with tarfile.open(tmp_path/"out"/"reports.tar.gz") as tar: assert "mini/metrics.jsonl" in tar.getnames()
+
+def test_wheels_for_another_python_are_left_alone(job, tmp_path):
+    for n, tag in enumerate(("py3-none-any", "cp36-abi3-any", "cp27-cp27m-any")):
+        (tmp_path/"carry"/"packages").mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(tmp_path/"carry"/"packages"/f"p{n}-1.0-{tag}.whl", "w") as z: z.writestr(f"p{n}.py", "")
+    o = job.options(["right", "--carry", str(tmp_path/"carry"), "--work", str(tmp_path/"work")])
+    assert sorted(p.name for p in Path(job.packages(o, "packages")).iterdir()) == ["p0.py"]
+
+def test_a_stage_that_outruns_its_minutes_is_stopped(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "STAGES", "")
+    o = job.options(["model", "--work", str(tmp_path), "--out", str(tmp_path)])
+    assert job.call(o, "timeit", seconds=.5, **{"number": 1, "setup=import time; time.sleep(60)": ""}) == 124
+    o.end = 0.
+    assert job.call(o, "timeit") == 124
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

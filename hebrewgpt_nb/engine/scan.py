@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['KERNELS', 'split_chunks', 'edge_decays', 'pair_decays', 'causal_mask', 'within_chunks', 'chunk_states', 'pass_states',
            'read_states', 'split_documents', 'visible_tokens', 'mask_edges', 'ssd', 'ssd_step', 'causal_conv',
-           'announce', 'find_kernel', 'kernels', 'kernel_for', 'ssd_kernel', 'step_kernel', 'conv_kernel']
+           'import_part', 'announce', 'find_kernel', 'kernels', 'kernel_for', 'ssd_kernel', 'step_kernel',
+           'conv_kernel']
 
 # %% ../../nbs/engine/1_scan.ipynb #3c2f3b76
-import importlib
+import importlib.util
 import math
+import sys
 from functools import lru_cache
 import torch
 import torch.nn.functional as F
@@ -160,6 +162,16 @@ def causal_conv(x: torch.Tensor, # (B, K-1+T, D), the first K-1 from the past
         y.addcmul_(past, taps[K - 1 - back])
     return y
 
+# %% ../../nbs/engine/1_scan.ipynb #a90a4dc2
+def import_part(name: str): # `package.module`
+    "Import a module of a package whose own `__init__` may not run here."
+    package = name.partition(".")[0]
+    spec = None if package in sys.modules else importlib.util.find_spec(package)
+    if package == name or spec is None: return importlib.import_module(name)
+    sys.modules[package] = importlib.util.module_from_spec(spec) # it has its path, and nothing else yet
+    try: return importlib.import_module(name)
+    finally: del sys.modules[package] # whoever imports the package itself runs its `__init__`
+
 # %% ../../nbs/engine/1_scan.ipynb #1d930e3a
 @lru_cache
 def announce(text: str):
@@ -168,7 +180,7 @@ def announce(text: str):
 
 def find_kernel(module: str, name: str): # the function, or None
     "A function of an optional package; None, and a line about it, where the package is missing."
-    try: return getattr(importlib.import_module(module), name)
+    try: return getattr(import_part(module), name)
     except ModuleNotFoundError as e:
         if e.name != module.partition(".")[0]: raise # it is there, and something that it needs is not
         announce(f"{e.name} is not installed: {name} runs in plain PyTorch, which is slower; "
@@ -193,6 +205,8 @@ def kernel_for(part: str, x: torch.Tensor): # `scan`, `step` or `conv`
 def ssd_kernel(scan, # `mamba_chunk_scan_combined`
                x, dt, A, B, C, chunk, docs=None, S=None): # as of `ssd`
     "`ssd` by `mamba_ssm`."
+    if torch.is_autocast_enabled(x.device.type):
+        x, B, C = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, B, C))
     seq = None if docs is None else docs.int().contiguous()
     B, C = B[:, :, None], C[:, :, None] # (b, T, 1, N)
     y, S = scan(x, dt, A, B, C, chunk, initial_states=S, seq_idx=seq, return_final_states=True)

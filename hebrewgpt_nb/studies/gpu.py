@@ -8,9 +8,9 @@ __all__ = ['CASES', 'CHECKS', 'RECIPES', 'BEST', 'MAX_NEW', 'MAX_CASE_SECONDS', 
            'full_logits', 'cached_logits', 'document_ids', 'packed_logits', 'packed_gradient', 'run_check',
            'check_config', 'check_path', 'device_name', 'training_mfu', 'device_ceilings', 'Recipe', 'build_optimizer',
            'training_loss', 'free_memory', 'halve_until_it_fits', 'Trainer', 'time_whole_step', 'time_step_parts',
-           'train_rate', 'register_training', 'decoding_model', 'prefill_rate', 'decode_rate', 'with_timeout',
-           'attempt_case', 'run_case', 'describe', 'read_results', 'make_config', 'finished_cases', 'cases_to_run',
-           'restart', 'run_cases']
+           'train_rate', 'register_training', 'tuning_rate', 'decoding_model', 'prefill_rate', 'decode_rate',
+           'with_timeout', 'attempt_case', 'run_case', 'describe', 'read_results', 'make_config', 'finished_cases',
+           'cases_to_run', 'restart', 'run_cases']
 
 # %% ../../nbs/studies/5_gpu.ipynb #dda2bfea
 import copy, gc, importlib.util, json, os, re, signal, statistics, sys, time
@@ -301,6 +301,23 @@ for kind in ("dense", "hybrid"):
     for name in RECIPES: register_training(kind, 2048, name)
 for T in (4096, 8192, 16384):
     for kind in ("dense", "hybrid"): register_training(kind, T, "fused optimizer")
+
+# %% ../../nbs/studies/5_gpu.ipynb #01ecca50
+def tuning_rate(config: BenchmarkConfig, kind: str, T: int, # context of the 1b models
+                rank: int = 64) -> dict: # tokens_per_s, trained
+    "Tokens a second of tuning by LoRA, under autocast to bfloat16."
+    from hebrewgpt_nb.sft import add_lora # needs more than PyTorch
+    T = config.context(T)
+    model = random_model(config, config.model_config(kind, T)).train()
+    add_lora(model, rank)
+    learned, recipe = [p for p in model.parameters() if p.requires_grad], Recipe(bf16=True, chunked=True)
+    opt = torch.optim.AdamW(learned, lr=1e-4, fused=True)
+    def measure(rows): return dict(rows=rows) | time_step_parts(Trainer(config, model, opt, recipe, rows, T), config)
+    made, too_large = halve_until_it_fits(max(1, config.micro_tokens // T), measure)
+    return made | dict(rows_out_of_memory=too_large, context=T, trained=sum(p.numel() for p in learned))
+
+# %% ../../nbs/studies/5_gpu.ipynb #cc0000ec
+for kind in ("dense", "hybrid"): register_case(f"{kind} tune 2048 lora")(partial(tuning_rate, kind=kind, T=2048))
 
 # %% ../../nbs/studies/5_gpu.ipynb #92520124
 def decoding_model(config: BenchmarkConfig, cfg: ModelConfig, compiled: bool = False) -> HebrewGPT:
