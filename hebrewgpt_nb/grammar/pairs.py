@@ -32,11 +32,11 @@ def fill_frame(words: list[str], # of a line
 # %% ../../nbs/grammar/7_pairs.ipynb #97fca314
 def read_frame(line: str, kind: str) -> list[Pair]: # two, or one
     "The pairs of a line; raises `UserError` for one without exactly one star and two words at it."
-    words = line.lstrip("!").split()
+    words = line.lstrip("+").split()
     starred = [w.lstrip("*").split("/") for w in words if w.startswith("*")]
     if len(starred) != 1 or len(set(starred[0])) != 2: raise UserError(f"{line}: write one *right/wrong, with two words")
     said = [w.replace("_", " ").replace("-", "") for w in starred[0]]
-    sides = (0,) if line.startswith("!") else (0, 1)
+    sides = (0,) if line.startswith("+") else (0, 1)
     return [Pair(kind, fill_frame(words, s, s), fill_frame(words, s, 1 - s), (said[s], said[1 - s])) for s in sides]
 
 # %% ../../nbs/grammar/7_pairs.ipynb #a135fd1f
@@ -258,20 +258,20 @@ FRAMES["construct: article"] = """
 
 # %% ../../nbs/grammar/7_pairs.ipynb #c20a1e35
 FRAMES["prefix and article"] = """
-!ישבנו *בגינה/בהגינה של סבא
-!החתול ישן *במטבח/בהמטבח כל הלילה
-!סיפרתי *לשכנה/להשכנה על הטיול
-!הלכנו *לקולנוע/להקולנוע אחרי הצהריים
-!הדגים שוחים *באקווריום/בהאקווריום הגדול
-!נתנו אוכל *לציפורים/להציפורים שבחצר
-!שמנו את החלב *במקרר/בהמקרר
-!יצאנו *מהמערה/ממערה החשוכה אל האור
-!ידעתי *שהמסעדה/שמסעדה הקטנה סגורה בשבת
-!קמנו *כשהילדים/כשילדים הקטנים עוד ישנו
-!קיבלתי מכתב *מהדודה/מדודה הזקנה שגרה בחיפה
-!שמחנו *שהבנים/שבנים הגדולים עזרו לנו
-!ירדנו *מהסירה/מסירה הרעועה אל החוף
-!נדמה לי *שהכלבה/שכלבה החומה הלכה לאיבוד"""
++ישבנו *בגינה/בהגינה של סבא
++החתול ישן *במטבח/בהמטבח כל הלילה
++סיפרתי *לשכנה/להשכנה על הטיול
++הלכנו *לקולנוע/להקולנוע אחרי הצהריים
++הדגים שוחים *באקווריום/בהאקווריום הגדול
++נתנו אוכל *לציפורים/להציפורים שבחצר
++שמנו את החלב *במקרר/בהמקרר
++יצאנו *מהמערה/ממערה החשוכה אל האור
++ידעתי *שהמסעדה/שמסעדה הקטנה סגורה בשבת
++קמנו *כשהילדים/כשילדים הקטנים עוד ישנו
++קיבלתי מכתב *מהדודה/מדודה הזקנה שגרה בחיפה
++שמחנו *שהבנים/שבנים הגדולים עזרו לנו
++ירדנו *מהסירה/מסירה הרעועה אל החוף
++נדמה לי *שהכלבה/שכלבה החומה הלכה לאיבוד"""
 
 # %% ../../nbs/grammar/7_pairs.ipynb #ac06e920
 FRAMES["את"] = """
