@@ -173,8 +173,9 @@ NOUNS = read_nouns(NOUNS_LIVING, NOUNS_HOME, NOUNS_WORLD, NOUNS_MIND)
 # %% ../../nbs/grammar/2_nouns.ipynb #21dd1792
 def find_noun(lemma: str) -> Noun:
     "A noun of the lexicon; raises `UserError` for one that is not in it."
-    if lemma not in NOUNS: raise UserError(f"{lemma}: not one of the {len(NOUNS)} nouns of the lexicon; give it a place in nbs/grammar/2_nouns.ipynb")
-    return NOUNS[lemma]
+    if lemma in NOUNS: return NOUNS[lemma]
+    way_out = "give it a place in nbs/grammar/2_nouns.ipynb"
+    raise UserError(f"{lemma}: not one of the {len(NOUNS)} nouns of the lexicon; {way_out}")
 
 # %% ../../nbs/grammar/2_nouns.ipynb #0f8b383a
 def plain_forms(word: str) -> tuple[str, ...]:
@@ -240,5 +241,6 @@ ADJECTIVES = {forms[0]: dict(zip(("ms", "fs", "mp", "fp"), forms))
 def agree(adjective: str, # of the lexicon
           noun: Noun, number: str="s", definite: bool=False) -> str:
     "The adjective in its noun's gender, number and definiteness; raises `UserError` for an unknown one."
-    if adjective not in ADJECTIVES: raise UserError(f"{adjective}: not one of the {len(ADJECTIVES)} adjectives of nbs/grammar/2_nouns.ipynb")
+    if adjective not in ADJECTIVES:
+        raise UserError(f"{adjective}: not one of the {len(ADJECTIVES)} adjectives of nbs/grammar/2_nouns.ipynb")
     return ("ה" if definite else "") + ADJECTIVES[adjective][noun.gender + number]
