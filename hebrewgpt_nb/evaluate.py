@@ -110,7 +110,8 @@ def exchanges(base: dict, instruct: dict, n: int=10) -> list[dict]: # instructio
 
 # %% ../nbs/06_eval.ipynb #6e077ef7
 LEGEND = ("Better (▲), worse (▼), within two standard errors (=), not comparable (?). "
-          "Choices are scored by likelihood, not parsed from free text; the headline is letter and text together.")
+          "Choices are scored by likelihood, not parsed from free text; the headline is letter and text together. "
+          "Of a pair of sentences the right one must be the likelier.")
 
 def list_counts(counts: dict) -> str:
     "Counts by name in one line, such as `3 empty, 1 not Hebrew`."

@@ -6,6 +6,7 @@ from hebrewgpt_nb.bundle import save_bundle
 from hebrewgpt_nb.core import UserError, read_json, sample_dir, read_stamp
 from hebrewgpt_nb.text.records import Quarantine, read_records
 from hebrewgpt_nb.evaluate import evaluate
+from hebrewgpt_nb.grammar.pairs import FRAMES
 from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.tokenizer import Tokenizer, train_tokenizer
 from conftest import fill
@@ -163,7 +164,7 @@ def test_the_metrics_are_those_of_the_parts(place):
     answers, accuracy = T.score_answers(model, tok, inputs.test), G.choice_accuracy(model, tok, inputs.questions)["all"]
     metrics = read_json(place/"one"/"report.json")["base"]["metrics"]
     names = ["bits per byte", *(f"bits per byte: {s}" for s in sources), "perplexity", "perplexity by word", "top-1", "top-5", "answers: perplexity", "answers: bits per byte",
-             "repetition", "repetition of answers", "format kept", "choices", "choices (text alone)"]
+             "repetition", "repetition of answers", "format kept", "choices", "choices (text alone)", "pairs", *(f"pairs: {kind}" for kind in FRAMES)]
     assert list(metrics) == names
     found = [metrics[n]["value"] for n in ("perplexity", "top-5", "answers: perplexity", "choices", "choices (text alone)")]
     expected = [scores.perplexity, scores.top5_accuracy, answers.perplexity, accuracy["accuracy"], accuracy["text_accuracy"]]

@@ -173,8 +173,9 @@ NOUNS = read_nouns(NOUNS_LIVING, NOUNS_HOME, NOUNS_WORLD, NOUNS_MIND)
 # %% ../../nbs/grammar/2_nouns.ipynb #21dd1792
 def find_noun(lemma: str) -> Noun:
     "A noun of the lexicon; raises `UserError` for one that is not in it."
-    if lemma not in NOUNS: raise UserError(f"{lemma}: not one of the {len(NOUNS)} nouns of the lexicon; give it a place in nbs/grammar/2_nouns.ipynb")
-    return NOUNS[lemma]
+    if lemma in NOUNS: return NOUNS[lemma]
+    way_out = "give it a place in nbs/grammar/2_nouns.ipynb"
+    raise UserError(f"{lemma}: not one of the {len(NOUNS)} nouns of the lexicon; {way_out}")
 
 # %% ../../nbs/grammar/2_nouns.ipynb #0f8b383a
 def plain_forms(word: str) -> tuple[str, ...]:
@@ -199,7 +200,7 @@ def habit_forms(word: str) -> tuple[str, ...]:
 PLAIN = """
 גדול קטן יפה חדש ישן טוב רע ארוך קצר נמוך חזק חלש מהיר חם קר קריר יבש רטוב מלא ריק כבד קל קשה רך חלק
 עגול ישר עקום עמוק רדוד רחב צר עבה דק שמן רזה צעיר זקן חכם טיפש נבון חביב שמח עצוב רגוע עייף רעב שבע צמא
-בריא חולה עשיר עני חשוב קרוב רחוק אחרון פתוח סגור שבור שלם תקין מתוק מלוח חמוץ מר חריף טעים בשל קפוא
+בריא חולה עשיר חשוב קרוב רחוק אחרון פתוח סגור שבור שלם תקין מתוק מלוח חמוץ מר חריף טעים בשל קפוא
 ורוד סגול אפור בהיר כהה שקוף פשוט ברור נכון שקט עדין גס נוח צפוף עמוס נטוש עתיק נחמד אדיב נדיב אמיץ חרוץ
 קשוח נעים נפלא איום נורא אפל חשוך עצום סמיך זר קבוע שונה דומה זהה יחיד גאה יקר זול נדיר נפוץ יציב זריז
 גמיש הגון נאמן קטנטן ראשון רקוב גשום אטום חצוף עליז פיקח תמים צנוע שובב רגיש טרוד זהיר קסום עסוק מצחיק
@@ -225,7 +226,7 @@ HABITS = """
 OWN_FORMS = """
 אדום/אדומה/אדומים/אדומות כחול/כחולה/כחולים/כחולות ירוק/ירוקה/ירוקים/ירוקות צהוב/צהובה/צהובים/צהובות
 לבן/לבנה/לבנים/לבנות שחור/שחורה/שחורים/שחורות חום/חומה/חומים/חומות כתום/כתומה/כתומים/כתומות
-גבוה/גבוהה/גבוהים/גבוהות נקי/נקייה/נקיים/נקיות טרי/טרייה/טריים/טריות חי/חיה/חיים/חיות
+גבוה/גבוהה/גבוהים/גבוהות עני/ענייה/עניים/עניות נקי/נקייה/נקיים/נקיות טרי/טרייה/טריים/טריות חי/חיה/חיים/חיות
 אפוי/אפויה/אפויים/אפויות פנוי/פנויה/פנויים/פנויות שגוי/שגויה/שגויים/שגויות בנוי/בנויה/בנויים/בנויות
 מצוי/מצויה/מצויים/מצויות רצוי/רצויה/רצויים/רצויות תחתון/תחתונה/תחתונים/תחתונות
 עליון/עליונה/עליונים/עליונות זעיר/זעירה/זעירים/זעירות מוזר/מוזרה/מוזרים/מוזרות רב/רבה/רבים/רבות"""
@@ -240,5 +241,6 @@ ADJECTIVES = {forms[0]: dict(zip(("ms", "fs", "mp", "fp"), forms))
 def agree(adjective: str, # of the lexicon
           noun: Noun, number: str="s", definite: bool=False) -> str:
     "The adjective in its noun's gender, number and definiteness; raises `UserError` for an unknown one."
-    if adjective not in ADJECTIVES: raise UserError(f"{adjective}: not one of the {len(ADJECTIVES)} adjectives of nbs/grammar/2_nouns.ipynb")
+    if adjective not in ADJECTIVES:
+        raise UserError(f"{adjective}: not one of the {len(ADJECTIVES)} adjectives of nbs/grammar/2_nouns.ipynb")
     return ("ה" if definite else "") + ADJECTIVES[adjective][noun.gender + number]

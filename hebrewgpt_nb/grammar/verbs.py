@@ -102,7 +102,7 @@ hufal.hollow    | הW13   הW13   הW13H   הW13W  | מW13   מW13ת   מW13   |
 # %% ../../nbs/grammar/1_verbs.ipynb #6c3db1c5
 @dataclass(frozen=True)
 class Pattern:
-    "How the roots of one kind are conjugated, a string for each stem; the passive has neither imperative nor infinitive."
+    "How the roots of one kind are conjugated, stem by stem; the passive has neither imperative nor infinitive."
     past: list[str]
     present: list[str]
     future: list[str]
@@ -151,8 +151,9 @@ def conjugate(root: str, # three or four letters, none of them a final form
               pattern: str) -> dict[str, str]: # "past 3fs" -> the word
     "All forms of a regular verb; raises `UserError` for an unknown pattern and for a root that cannot fill it."
     if pattern not in PATTERNS: raise UserError(f"{root}: no pattern {pattern!r}; known are {', '.join(PATTERNS)}")
-    if len(root) != (4 if pattern.endswith("four") else 3) or set(root) - set("אבגדהוזחטיכלמנסעפצקרשת"):
-        raise UserError(f"{root}: not a root for {pattern}; write {4 if pattern.endswith('four') else 3} letters, none in its final form")
+    letters = 4 if pattern.endswith("four") else 3
+    if len(root) != letters or set(root) - set("אבגדהוזחטיכלמנסעפצקרשת"):
+        raise UserError(f"{root}: not a root for {pattern}; write {letters} letters, none in its final form")
     p = PATTERNS[pattern]
     forms = past_of(p, root) | present_of(p) | future_of(p, root)
     if p.imperative:
@@ -265,7 +266,8 @@ hifil.double  | גננ על:any; קלל על:person"""
 
 # %% ../../nbs/grammar/1_verbs.ipynb #0f90252c
 IRREGULAR = dict(
-    נתן={"past 1s": "נתתי", "past 2ms": "נתת", "past 2fs": "נתת", "past 2mp": "נתתם", "past 2fp": "נתתן", "infinitive": "לתת"},
+    נתן={"past 1s": "נתתי", "past 2ms": "נתת", "past 2fs": "נתת", "past 2mp": "נתתם", "past 2fp": "נתתן",
+         "infinitive": "לתת"},
     לקח={"infinitive": "לקחת"},
     נשא={"infinitive": "לשאת"},
     אמר={"future 1s": "אומר", "infinitive": "לומר"},
@@ -274,7 +276,8 @@ IRREGULAR = dict(
     אבד={"future 1s": "אובד"},
     מת={"past 1s": "מתי", "past 2ms": "מת", "past 2fs": "מת", "past 2mp": "מתם", "past 2fp": "מתן"},
     היה={"past 3fs": "הייתה"},
-    חי={"past 3ms": "חי", "past 3fs": "חייתה", "present ms": "חי", "present fs": "חיה", "present mp": "חיים", "present fp": "חיות"})
+    חי={"past 3ms": "חי", "past 3fs": "חייתה",
+        "present ms": "חי", "present fs": "חיה", "present mp": "חיים", "present fp": "חיות"})
 NO_PRESENT = {"היה"}
 
 # %% ../../nbs/grammar/1_verbs.ipynb #508f5037
@@ -309,7 +312,8 @@ def read_verbs(*tables: str) -> dict[str, Verb]: # lemma -> verb
         for entry in entries.split(";"):
             root, frames = entry.split()
             verb = make_verb(root, pattern.strip(), tuple(frames.split("|")))
-            if verb.lemma in verbs: raise UserError(f"{verb.lemma} ({pattern.strip()}): already there as {verbs[verb.lemma].pattern}")
+            there = verbs.get(verb.lemma)
+            if there: raise UserError(f"{verb.lemma} ({pattern.strip()}): already there as {there.pattern}")
             verbs[verb.lemma] = verb
     return verbs
 
@@ -318,5 +322,6 @@ VERBS = read_verbs(PAAL_VERBS, NIFAL_VERBS, PIEL_VERBS, HITPAEL_VERBS, HIFIL_VER
 
 def find_verb(lemma: str) -> Verb:
     "A verb of the lexicon; raises `UserError` for one that is not in it."
-    if lemma not in VERBS: raise UserError(f"{lemma}: not one of the {len(VERBS)} verbs of the lexicon; give it a line in nbs/grammar/1_verbs.ipynb")
-    return VERBS[lemma]
+    if lemma in VERBS: return VERBS[lemma]
+    way_out = "give it a line in nbs/grammar/1_verbs.ipynb"
+    raise UserError(f"{lemma}: not one of the {len(VERBS)} verbs of the lexicon; {way_out}")
