@@ -109,7 +109,7 @@ def export_hf(model: HebrewGPT, # of a packed one, the weights it decodes with, 
         write_atomic(part/"README.md", model_card(model, tok, out.name, license))
     return out
 
-# %% ../nbs/07_release.ipynb #f420be77
+# %% ../nbs/07_release.ipynb #9bd3adc1
 def stock_adapter(weights: dict, # of adapter_model.safetensors
                   cfg: ModelConfig, # of its base
                  ) -> dict: # the same, named as in the stock twin
@@ -123,7 +123,7 @@ def stock_adapter(weights: dict, # of adapter_model.safetensors
         out |= {f"base_model.model.{n.removesuffix('.weight')}.lora_{part}": p.clone() for n, p in zip(theirs, parts)}
     return out
 
-# %% ../nbs/07_release.ipynb #476200b8
+# %% ../nbs/07_release.ipynb #17c492a5
 def export_adapter(adapter: str | Path, # the folder that `sft` wrote
                    twin: str | Path, # the folder that `export_hf` wrote of its base
                    out_dir: str | Path, # replaced if it holds an adapter

@@ -11,7 +11,7 @@ __all__ = ['ROTARY', 'COUNTS', 'STOCK', 'ROTATED', 'KIND_OF', 'WANTED', 'unreada
            'own_weights', 'stock_model', 'read_stock_config', 'import_hf', 'fetch_hub', 'is_bundle', 'load_any',
            'load_model']
 
-# %% ../nbs/engine/8_stock.ipynb #d1710e49
+# %% ../nbs/engine/8_stock.ipynb #f961bbfd
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +158,7 @@ def to_half_split(weight: torch.Tensor, # (H * head_dim, D) rows of queries or o
     "Reorder rows from interleaved rotary pairs `(0, 1), (2, 3)` to half-split ones `(0, head_dim/2), (1, ...)`."
     return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(weight.shape)
 
-# %% ../nbs/engine/8_stock.ipynb #1a01cdb2
+# %% ../nbs/engine/8_stock.ipynb #096fba9d
 def to_neighbours(weight: torch.Tensor, # (H * head_dim, D), as of `to_half_split`
                   heads: int, # H
                  ) -> torch.Tensor: # the same rows, in another order
@@ -222,7 +222,7 @@ def block_names(kind: str, # a letter of `KINDS`
     mlp = {f"mlp.{name}.weight": (f"{stock.mlp}.{name}_proj.weight",) for name in ("gate", "up", "down")}
     return norms | mlp | {f"{KINDS[kind].name}.{own}": names for own, names in KINDS[kind].stock.items()}
 
-# %% ../nbs/engine/8_stock.ipynb #21fc5bcc
+# %% ../nbs/engine/8_stock.ipynb #af81e811
 def stock_names(blocks: str) -> dict[str, tuple[str, ...]]: # our name -> names there
     "All weights of a model, and what they are called in its stock twin."
     stock = stock_architecture(blocks)
@@ -264,7 +264,7 @@ def to_stock(model: HebrewGPT, tok: Tokenizer): # LlamaForCausalLM or BambaForCa
     stock.tie_weights()
     return stock
 
-# %% ../nbs/engine/8_stock.ipynb #d4b16577
+# %% ../nbs/engine/8_stock.ipynb #00ea0fd0
 KIND_OF = dict(full_attention="A", attention="A", linear_attention="M", mamba="M") # of a layer there
 
 def shortest_pattern(blocks: str) -> str:
@@ -288,7 +288,7 @@ def own_config(c) -> ModelConfig: # LlamaConfig or BambaConfig
                        context=c.max_position_embeddings, eps=c.rms_norm_eps,
                        rope_theta=float(c.rope_parameters["rope_theta"]), **mamba)
 
-# %% ../nbs/engine/8_stock.ipynb #141acb40
+# %% ../nbs/engine/8_stock.ipynb #2b9ac0d2
 def check_same_shape(given, ours, path: Path): # configs of `transformers`
     "Refuse a stock model that is none of ours; raises `UserError`."
     said, own = given.to_dict(), ours.to_dict()
@@ -296,14 +296,14 @@ def check_same_shape(given, ours, path: Path): # configs of `transformers`
     odd = [f"{f} is {said[f]!r}, here {own[f]!r}" for f in fields if said[f] != own[f] and f != "layers_block_type"]
     if odd: raise UserError(f"{path}: not a shape of this workbench: {'; '.join(odd[:3])}")
 
-# %% ../nbs/engine/8_stock.ipynb #abf8de34
+# %% ../nbs/engine/8_stock.ipynb #3f80917f
 def own_weights(weights: dict, # named as in Llama or Bamba
                 cfg: ModelConfig) -> dict: # named as in `HebrewGPT`
     "Undo `stock_weights`."
     names = stock_names(cfg.blocks)
     return {own: join_rows([weights[n] for n in theirs], theirs, cfg.heads) for own, theirs in names.items()}
 
-# %% ../nbs/engine/8_stock.ipynb #179d4c6d
+# %% ../nbs/engine/8_stock.ipynb #3b8d1480
 def stock_model(path: Path, config): # a stock model
     "What `transformers` makes of a folder, all of it or none; raises `UserError`."
     stock = next(s for s in STOCK if isinstance(config, s.config))
@@ -314,7 +314,7 @@ def stock_model(path: Path, config): # a stock model
     if wrong: raise UserError(f"{path}: {len(wrong)} weights do not fit its config: {'; '.join(sorted(wrong)[:3])}")
     return model
 
-# %% ../nbs/engine/8_stock.ipynb #8b69eaf0
+# %% ../nbs/engine/8_stock.ipynb #f69fc71a
 def read_stock_config(path: Path): # LlamaConfig or BambaConfig
     "The config of a folder of `transformers`; raises `UserError`."
     try: config = AutoConfig.from_pretrained(path)
@@ -323,7 +323,7 @@ def read_stock_config(path: Path): # LlamaConfig or BambaConfig
     if isinstance(config, tuple(s.config for s in STOCK)): return config
     raise UserError(f"{path}: is a {config.model_type}; read here are llama and bamba")
 
-# %% ../nbs/engine/8_stock.ipynb #902e2239
+# %% ../nbs/engine/8_stock.ipynb #2d53ec98
 def import_hf(path: str | Path, # a folder with config.json, weights, and tokenizer.model
              ) -> tuple: # HebrewGPT in evaluation mode, in the dtype of its weights; Tokenizer
     "Load a Llama or Bamba of `transformers`; raises `UserError` naming what does not fit."
@@ -337,7 +337,7 @@ def import_hf(path: str | Path, # a folder with config.json, weights, and tokeni
     model.load_state_dict(own_weights(stock_model(path, config).state_dict(), cfg), assign=True)
     return model.eval(), tok
 
-# %% ../nbs/engine/8_stock.ipynb #187db101
+# %% ../nbs/engine/8_stock.ipynb #8617111c
 WANTED = ["*.json", "*.safetensors", "*.model", "model.pt"] # of a model on the Hub
 
 def fetch_hub(address: str) -> Path: # hf://owner/name
@@ -348,12 +348,12 @@ def fetch_hub(address: str) -> Path: # hf://owner/name
     except (OSError, ValueError) as e:
         raise UserError(f"{address}: cannot be fetched ({type(e).__name__}); give the folder of a copy") from None
 
-# %% ../nbs/engine/8_stock.ipynb #9220b874
+# %% ../nbs/engine/8_stock.ipynb #e5f81139
 def is_bundle(path: str) -> bool:
     "Whether a bundle, or a run that holds one, is there."
     return any((find_folder(place)/"generation.json").exists() for place in (resolve(path), resolve(path)/"bundle"))
 
-# %% ../nbs/engine/8_stock.ipynb #1b885d38
+# %% ../nbs/engine/8_stock.ipynb #5228c9e7
 def load_any(here: Path) -> tuple: # model, tokenizer
     "`load_model` of a folder or a file."
     config = here/"config.json"
@@ -372,5 +372,5 @@ def load_model(base: str | Path, # bundle, run, model.pt or .safetensors, folder
     model, tok = load_any(fetch_hub(str(base)) if hub else find_folder(resolve(base)))
     return model.to(pick_device(device)), tok
 
-# %% ../nbs/engine/8_stock.ipynb #ffae7925
+# %% ../nbs/engine/8_stock.ipynb #4a523253
 if __name__ == "__main__" and "__file__" in globals(): introduce(globals())
