@@ -3,12 +3,13 @@ import json, os, pickle
 import pytest, torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-import hebrewgpt_nb.release as R
+import hebrewgpt_nb.release as R, hebrewgpt_nb.stock as S
 from hebrewgpt_nb.core import UserError, read_jsonl, sample_dir
 from hebrewgpt_nb.bundle import load_bundle, save_bundle
 from hebrewgpt_nb.model import HebrewGPT, count_parameters, get_preset
 from hebrewgpt_nb.quantize import quantize_for_decoding
-from hebrewgpt_nb.release import export_hf, load_released, model_card, to_half_split
+from hebrewgpt_nb.release import export_hf, model_card
+from hebrewgpt_nb.stock import load_released, to_half_split
 from hebrewgpt_nb.tokenizer import Tokenizer, train_tokenizer
 from conftest import fill, small
 
@@ -50,7 +51,7 @@ def test_twin_is_stock_and_whole(twin):
 @pytest.mark.parametrize("pattern", ["A", "AM"])
 def test_without_the_permutation_the_twin_is_wrong(tok, tmp_path, monkeypatch, pattern):
     model = small(pattern, seed=3, vocab_size=600)
-    monkeypatch.setattr(R, "to_half_split", lambda weight, heads: weight)
+    monkeypatch.setattr(S, "to_half_split", lambda weight, heads: weight)
     assert gap(model, AutoModelForCausalLM.from_pretrained(export_hf(model, tok, tmp_path/"out")), 33) > 1e-2
 
 @pytest.mark.parametrize("start", [1, 31, 33])
