@@ -48,7 +48,7 @@ from .metrics import Scores, collate_rows, encode_example, pack_rows
 from .metrics import paired_difference, score_answers, score_each_answer
 from .pretrain import pretrain
 
-# %% ../nbs/05_sft.ipynb #10d6d3c8
+# %% ../nbs/05_sft.ipynb #66b060d1
 Order = Literal["simple", "reversed", "shuffled"] # of the phases
 Method = Literal["lora", "rslora", "dora", "full"] # of tuning; full: no adapters
 
@@ -214,18 +214,18 @@ def add_lora(model: HebrewGPT, rank: int=64, method: Method="lora",
     if matched != expected: raise UserError(f"LoRA matched {sorted(matched)}, expected {sorted(expected)}")
     return adapted
 
-# %% ../nbs/05_sft.ipynb #4f87d68b
+# %% ../nbs/05_sft.ipynb #751a4152
 def halve_frozen(model: HebrewGPT):
     "Hold the matrices of the blocks that do not learn in bfloat16."
     for module in model.blocks.modules():
         if isinstance(module, torch.nn.Linear) and not module.weight.requires_grad: module.to(torch.bfloat16)
 
-# %% ../nbs/05_sft.ipynb #abe61a3e
+# %% ../nbs/05_sft.ipynb #0425350f
 def kept_by_block(cfg: ModelConfig, rank: int) -> int: # bytes a token
     "What the forward pass of a block of attention with adapters keeps, in bfloat16."
     return 28 * cfg.width + 8 * cfg.hidden + 10 * rank
 
-# %% ../nbs/05_sft.ipynb #631e9544
+# %% ../nbs/05_sft.ipynb #fe425f5a
 def tuning_memory(cfg: ModelConfig, # of attention
                   forward_tokens: int, rank: int=64, method: Method="lora") -> dict: # GB
     "What tuning needs of a card, in bfloat16."
@@ -292,14 +292,14 @@ def plan_notes(phases: list[list[dict]], # of `curriculum`
     few = {n: len(phase.test) for n, phase in enumerate(planned, 1) if len(phase.test) < FEW}
     return notes + [f"phase {n}: {count} test examples tell only a large difference" for n, count in few.items()]
 
-# %% ../nbs/05_sft.ipynb #20233c21
+# %% ../nbs/05_sft.ipynb #2ba89e53
 def deal(hands: list[list], rng: random.Random) -> list[list]: # as long as before
     "Shuffle the cards of all hands, and deal them again."
     cards = [card for hand in hands for card in hand]
     rng.shuffle(cards)
     return [[cards.pop() for _ in hand] for hand in hands]
 
-# %% ../nbs/05_sft.ipynb #124f5419
+# %% ../nbs/05_sft.ipynb #47a75bef
 def arrange(phases: list[Phase], order: Order="simple",
             replay: float=0., # share of the training examples before
             seed: int=0) -> list[Phase]:
@@ -385,7 +385,7 @@ def toy_parameters(p: SimpleNamespace) -> dict: # of `pretrain`
     tokens = dict(context=max(256, p.context), batch_tokens=max(2048, p.context), forward_tokens=max(4096, p.context))
     return dict(run=f"{p.run}/base", device=p.device) | tokens
 
-# %% ../nbs/05_sft.ipynb #972e1a0f
+# %% ../nbs/05_sft.ipynb #b141cc65
 def base_bundle(p: SimpleNamespace, # parameters of the stage
                 run: Path) -> tuple[str, Path]: # what it is called when the run has ended, and where it lies now
     "The base as a bundle."
@@ -461,12 +461,12 @@ def save_adapter(adapted, # the peft model
     config.base_model_name_or_path = str(base)
     config.target_modules = sorted(config.target_modules) # a set has no order
     with write_folder(out) as part:
-        adapted.save_pretrained(str(part))
+        adapted.save_pretrained(str(part), save_embedding_layers=False) # else peft looks for the base, on the Hub too
         write_json(part/"base.json", dict(base=str(base), sha256=sha))
         write_atomic(part/"README.md", adapter_card(p, base, sha, report))
     return out
 
-# %% ../nbs/05_sft.ipynb #f4d8ba6e
+# %% ../nbs/05_sft.ipynb #a93e13e6
 def load_adapted(adapter: str | Path, # the folder that `sft` wrote
                  base: str | Path="") -> tuple: # HebrewGPT in evaluation mode, Tokenizer
     "An adapter merged into its base; raises `UserError` if it was made for another."
@@ -494,7 +494,7 @@ def save_tuned(adapted, # the peft model, or the model itself where all of it wa
     else: model, _ = load_adapted(save_adapter(adapted, p, base, base_sha(place), report), place)
     save_bundle(model, tok, run/"bundle", stage="sft", base=str(base), method=p.method, rank=p.rank, phases=report)
 
-# %% ../nbs/05_sft.ipynb #38fc9ae3
+# %% ../nbs/05_sft.ipynb #b0689990
 def shown_path(path: str | Path) -> str: # short within the project, else absolute
     "A path as a command takes it."
     place, root = resolve(path), project_root()
@@ -510,7 +510,7 @@ def ways_on(run: str, base: str) -> list[str]: # lines
             f"evaluate   python -m hebrewgpt_nb.evaluate --run {at}/eval --base {base} --bundle {at}",
             f"in Python  model, tok = load_bundle({at!r})"]
 
-# %% ../nbs/05_sft.ipynb #a64ad7a2
+# %% ../nbs/05_sft.ipynb #ddd352d9
 def held_out_losses(net: HebrewGPT, tok: Tokenizer, phases: list[Phase], p: SimpleNamespace) -> list[float]:
     "The loss on the validation answers of each phase."
     device = pick_device(p.device)
