@@ -6,12 +6,13 @@
 __all__ = ['Order', 'Method', 'EIGHTHS', 'SHORT', 'WINDOW', 'TARGETS', 'MAMBA_TARGETS', 'FEW', 'NOT_IN_KEY', 'CARD', 'STUDENT',
            'read_examples', 'question_of', 'fill_parts', 'assign_parts', 'split_examples', 'examples_folder',
            'phase_files', 'order_by_answers', 'curriculum', 'why_left_out', 'pack_epoch', 'ExampleBatches',
-           'adapted_modules', 'expected_modules', 'add_lora', 'halve_frozen', 'kept_by_block', 'tuning_memory', 'Phase',
-           'usable_examples', 'plan_phases', 'left_out_text', 'plan_notes', 'deal', 'arrange', 'answer_validator',
-           'count_steps', 'tune_phase', 'base_sha', 'checkpoint_key', 'load_base', 'prepare', 'toy_parameters',
-           'base_bundle', 'example_files', 'licences_of', 'adapter_card', 'MadeFor', 'save_adapter', 'load_adapted',
-           'save_tuned', 'shown_path', 'ways_on', 'held_out_losses', 'tune_phases', 'figures', 'tune', 'earlier_phases',
-           'sft', 'score_and_answer', 'verdict', 'compare_row', 'compare_groups', 'answer_text']
+           'adapted_modules', 'expected_modules', 'add_lora', 'halve_frozen', 'kept_by_block', 'tuning_memory',
+           'estimate_tuning', 'Phase', 'usable_examples', 'plan_phases', 'left_out_text', 'plan_notes', 'deal',
+           'arrange', 'answer_validator', 'count_steps', 'tune_phase', 'base_sha', 'checkpoint_key', 'load_base',
+           'prepare', 'toy_parameters', 'base_bundle', 'example_files', 'licences_of', 'adapter_card', 'MadeFor',
+           'save_adapter', 'load_adapted', 'save_tuned', 'shown_path', 'ways_on', 'held_out_losses', 'tune_phases',
+           'figures', 'tune', 'earlier_phases', 'sft', 'score_and_answer', 'verdict', 'compare_row', 'compare_groups',
+           'answer_text']
 
 # %% ../nbs/05_sft.ipynb #bc5ab478
 import hashlib, json, math, random, shlex
@@ -48,7 +49,7 @@ from .metrics import Scores, collate_rows, encode_example, pack_rows
 from .metrics import paired_difference, score_answers, score_each_answer
 from .pretrain import pretrain
 
-# %% ../nbs/05_sft.ipynb #66b060d1
+# %% ../nbs/05_sft.ipynb #6a5c604a
 Order = Literal["simple", "reversed", "shuffled"] # of the phases
 Method = Literal["lora", "rslora", "dora", "full"] # of tuning; full: no adapters
 
@@ -214,18 +215,18 @@ def add_lora(model: HebrewGPT, rank: int=64, method: Method="lora",
     if matched != expected: raise UserError(f"LoRA matched {sorted(matched)}, expected {sorted(expected)}")
     return adapted
 
-# %% ../nbs/05_sft.ipynb #751a4152
+# %% ../nbs/05_sft.ipynb #eca3dd29
 def halve_frozen(model: HebrewGPT):
     "Hold the matrices of the blocks that do not learn in bfloat16."
     for module in model.blocks.modules():
         if isinstance(module, torch.nn.Linear) and not module.weight.requires_grad: module.to(torch.bfloat16)
 
-# %% ../nbs/05_sft.ipynb #0425350f
+# %% ../nbs/05_sft.ipynb #72ce3d67
 def kept_by_block(cfg: ModelConfig, rank: int) -> int: # bytes a token
     "What the forward pass of a block of attention with adapters keeps, in bfloat16."
     return 28 * cfg.width + 8 * cfg.hidden + 10 * rank
 
-# %% ../nbs/05_sft.ipynb #fe425f5a
+# %% ../nbs/05_sft.ipynb #a79df6ed
 def tuning_memory(cfg: ModelConfig, # of attention
                   forward_tokens: int, rank: int=64, method: Method="lora") -> dict: # GB
     "What tuning needs of a card, in bfloat16."
@@ -236,6 +237,17 @@ def tuning_memory(cfg: ModelConfig, # of attention
              "what learns, gradients, AdamW": 16 * learn,
              "kept by the forward pass": forward_tokens * cfg.depth * kept_by_block(cfg, rank * (method != "full"))}
     return parts | {"all": sum(parts.values())}
+
+# %% ../nbs/05_sft.ipynb #0fb74ac6
+def estimate_tuning(cfg: ModelConfig, tokens: float, # of all examples and passes
+                    peak: float=0., # FLOP/s of the card
+                    utilisation: float=.28, # of the peak
+                    tokens_per_s: float=0., # measured; 0: by peak and utilisation
+                    dollars: float=1.5) -> dict: # an hour
+    "Hours and price of tuning with adapters; an estimate."
+    rate = tokens_per_s or utilisation * peak / (2 * forward_flops(cfg, cfg.context))
+    hours = tokens / rate / 3600
+    return dict(tokens=tokens, tokens_per_s=round(rate), hours=round(hours, 2), dollars=round(hours * dollars, 2))
 
 # %% ../nbs/05_sft.ipynb #a3a0dd71
 @dataclass
@@ -292,14 +304,14 @@ def plan_notes(phases: list[list[dict]], # of `curriculum`
     few = {n: len(phase.test) for n, phase in enumerate(planned, 1) if len(phase.test) < FEW}
     return notes + [f"phase {n}: {count} test examples tell only a large difference" for n, count in few.items()]
 
-# %% ../nbs/05_sft.ipynb #2ba89e53
+# %% ../nbs/05_sft.ipynb #0ee7cebf
 def deal(hands: list[list], rng: random.Random) -> list[list]: # as long as before
     "Shuffle the cards of all hands, and deal them again."
     cards = [card for hand in hands for card in hand]
     rng.shuffle(cards)
     return [[cards.pop() for _ in hand] for hand in hands]
 
-# %% ../nbs/05_sft.ipynb #47a75bef
+# %% ../nbs/05_sft.ipynb #41d61a50
 def arrange(phases: list[Phase], order: Order="simple",
             replay: float=0., # share of the training examples before
             seed: int=0) -> list[Phase]:
@@ -385,7 +397,7 @@ def toy_parameters(p: SimpleNamespace) -> dict: # of `pretrain`
     tokens = dict(context=max(256, p.context), batch_tokens=max(2048, p.context), forward_tokens=max(4096, p.context))
     return dict(run=f"{p.run}/base", device=p.device) | tokens
 
-# %% ../nbs/05_sft.ipynb #b141cc65
+# %% ../nbs/05_sft.ipynb #3dcd802e
 def base_bundle(p: SimpleNamespace, # parameters of the stage
                 run: Path) -> tuple[str, Path]: # what it is called when the run has ended, and where it lies now
     "The base as a bundle."
@@ -466,7 +478,7 @@ def save_adapter(adapted, # the peft model
         write_atomic(part/"README.md", adapter_card(p, base, sha, report))
     return out
 
-# %% ../nbs/05_sft.ipynb #a93e13e6
+# %% ../nbs/05_sft.ipynb #45ca24ac
 def load_adapted(adapter: str | Path, # the folder that `sft` wrote
                  base: str | Path="") -> tuple: # HebrewGPT in evaluation mode, Tokenizer
     "An adapter merged into its base; raises `UserError` if it was made for another."
@@ -494,7 +506,7 @@ def save_tuned(adapted, # the peft model, or the model itself where all of it wa
     else: model, _ = load_adapted(save_adapter(adapted, p, base, base_sha(place), report), place)
     save_bundle(model, tok, run/"bundle", stage="sft", base=str(base), method=p.method, rank=p.rank, phases=report)
 
-# %% ../nbs/05_sft.ipynb #b0689990
+# %% ../nbs/05_sft.ipynb #7d6d4d8d
 def shown_path(path: str | Path) -> str: # short within the project, else absolute
     "A path as a command takes it."
     place, root = resolve(path), project_root()
@@ -510,7 +522,7 @@ def ways_on(run: str, base: str) -> list[str]: # lines
             f"evaluate   python -m hebrewgpt_nb.evaluate --run {at}/eval --base {base} --bundle {at}",
             f"in Python  model, tok = load_bundle({at!r})"]
 
-# %% ../nbs/05_sft.ipynb #ddd352d9
+# %% ../nbs/05_sft.ipynb #4096dd58
 def held_out_losses(net: HebrewGPT, tok: Tokenizer, phases: list[Phase], p: SimpleNamespace) -> list[float]:
     "The loss on the validation answers of each phase."
     device = pick_device(p.device)

@@ -79,6 +79,8 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before
     "09_bench": dict(run="{run}/bench", preset="mini", prefill=32, prompt=8, new=2, rows=1, repeats=6, compiled=True, threads=1, max_seconds=20., only="dense decode", seed=4),
     "studies/4_tokenizers": dict(run="{run}/compare", data="{run}/data", gold="{mine}/gold", kinds="plain boundaries", vocab_size=600, seeds=2, steps=2, batch_tokens=256, context=64,
                                  width=32, lr=.01, adam_lr=.001, processes=2, device="cpu", dtype="float32"),
+    "studies/7_tuning": dict(run="{run}/tuning", base="{run}/base", data="{mine}/asks", lora_rates="0.001", full_rates="0.0001 0.01", orders="shuffled", seeds=2, rank=2, epochs=2., steps=1,
+                             batch_tokens=512, context=128, eval_every=2, examples=8, repeats=3, device="cpu", dtype="bfloat16"),
 }
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def notebook_and_command(job: str) -> tuple[str, list[str]]: # as its first line
 def shrunk(params: dict) -> dict: # the same names, smaller sizes
     small = {k: min(v, PAGE_SIZES[k]) if k in PAGE_SIZES else v for k, v in params.items()}
     if "batch_tokens" in small: small["batch_tokens"] = max(small["batch_tokens"], 128 * params.get("processes", 1))
-    return small | {k: v for k, v in dict(preset="tiny", device="cpu", dtype="float32", vocab_size=600, compiled=False, only="decode", processes=min(2, params.get("processes", 1))).items() if k in params}
+    return small | {k: v for k, v in dict(preset="tiny", device="cpu", dtype="float32", vocab_size=600, compiled=False, only="decode", lora_rates="0.001", full_rates="", processes=min(2, params.get("processes", 1))).items() if k in params}
 
 def tuned_base(place: Path) -> str: # a bundle
     "A small model with a tokenizer of the sample."

@@ -304,7 +304,7 @@ def test_a_folder_in_bfloat16_comes_back_in_it(tok, tmp_path):
 
 CHANGES = {"num_key_value_heads": (1, "num_key_value_heads is 1, here 2"), "tie_word_embeddings": (False, "tie_word_embeddings is False, here True"), "hidden_act": ("gelu", "hidden_act is 'gelu', here 'silu'"),
            "attention_bias": (True, "attention_bias is True, here False"), "rope_parameters": (dict(rope_type="linear", factor=2., rope_theta=1e4), "rope_parameters is"), "model_type": ("gpt2", "is a gpt2; read here are llama and bamba"),
-           "intermediate_size": (100, "weights do not fit its config|of another shape|not a file of weights"), "num_hidden_layers": (4, "4 weights|missing"), "head_dim": (7, "do not make width")}
+           "intermediate_size": (100, "weights do not fit its config|of another shape|not a file of weights"), "num_hidden_layers": (4, "4 weights|missing"), "head_dim": (16, "do not make width")}
 
 @pytest.mark.parametrize("field", CHANGES)
 def test_a_stock_model_that_is_none_of_ours_is_refused(tok, tmp_path, field):
