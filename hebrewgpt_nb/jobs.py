@@ -27,6 +27,7 @@ STAGES = { # notebook -> the stage at its end; other notebooks only teach
     "08_making": "making.make_examples",
     "09_bench": "bench.bench",
     "studies/4_tokenizers": "studies.tokenizers.compare_tokenizers",
+    "studies/7_tuning": "studies.tuning.compare_tuning",
 }
 
 # %% ../nbs/10_jobs.ipynb #d4792eef

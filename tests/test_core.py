@@ -1,5 +1,5 @@
 """Parameters, stages and commands: what a person meets who gives something wrong."""
-import contextlib, functools, importlib, inspect, json, os, re, resource, runpy, shutil, signal, subprocess, sys, tempfile
+import contextlib, importlib, inspect, json, os, re, resource, runpy, shutil, signal, subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest, torch, yaml
@@ -12,7 +12,7 @@ from hebrewgpt_nb.data import prepare_data
 from hebrewgpt_nb.generate import generate
 from hebrewgpt_nb.jobs import STAGES, read_chain
 from hebrewgpt_nb.release import export_hf
-from hebrewgpt_nb.sft import add_lora, save_adapter
+from hebrewgpt_nb.sft import add_lora, base_sha, save_adapter
 from hebrewgpt_nb.text.prefixes import Prefixes, save_prefixes
 from hebrewgpt_nb.text.records import write_records
 from hebrewgpt_nb.text.shards import Shards
@@ -245,16 +245,12 @@ WRITERS = { # name -> a function of a folder, a model and its tokenizer, that wr
     "export": lambda d, model, tok: export_hf(model, tok, d/"a"),
     "tokenizer": lambda d, model, tok: train_tokenizer([r["text"][:99] for r in NOISE], d/"a.model", vocab_size=600, kind="plain"),
     "prefixes": lambda d, model, tok: save_prefixes(Prefixes([r["text"] for r in NOISE], np.zeros(1), np.zeros(1)), d/"a.npz"),
-    "adapter": lambda d, model, tok: save_adapter(add_lora(model, 16), SimpleNamespace(run=str(d), data="", phase1="", phase2="", rank=16, lr=1., batch_tokens=1, seed=0), made_bundle(model, tok), []),
+    "adapter": lambda d, model, tok: save_adapter(add_lora(model, 16), SimpleNamespace(run=str(d), data="", phase1="", phase2="", method="lora", rank=16, mamba=False, lr=1., batch_tokens=1, seed=0), "base", "0" * 64, []),
 }
-
-@functools.cache
-def made_bundle(model, tok): return save_bundle(model, tok, Path(tempfile.mkdtemp())/"base")
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_full_disk_is_one_line_and_leaves_nothing_half(name, tok, tmp_path):
     model, disk = small("A", vocab_size=VOCAB), tmp_path/"disk"
-    made_bundle(model, tok) # elsewhere
     with little_room(disk, 4096) as reason:
         with pytest.raises(UserError) as said: WRITERS[name](disk, model, tok)
         assert not [p for p in disk.rglob("*") if p.is_file()]
@@ -438,7 +434,7 @@ def test_an_adapter_folder_says_what_it_belongs_to(tok, tmp_path):
     with torch.no_grad(): [p.normal_(std=.1) for p in adapted.parameters() if p.requires_grad]
     mine = write_atomic(tmp_path/"mine.jsonl", json.dumps(dict(instruction="מה?", output="כן", license="CC0-1.0")) + "\n")
     report = [{"phase": 1, "train examples": 7, "steps": 3, "val_loss": 1.25}]
-    save_adapter(adapted, SimpleNamespace(run=str(tmp_path/"run"), data=str(mine), phase1="", phase2="", rank=4, lr=.005, batch_tokens=64, seed=0), str(base), report)
+    save_adapter(adapted, SimpleNamespace(run=str(tmp_path/"run"), data=str(mine), phase1="", phase2="", method="lora", rank=4, mamba=False, lr=.005, batch_tokens=64, seed=0), str(base), base_sha(base), report)
     card = (tmp_path/"run"/"adapter"/"README.md").read_text(encoding="utf8")
     assert "More Information Needed" not in card and sha256_file(base/"model.safetensors") in card
     head = yaml.safe_load(card.split("---")[1])

@@ -3,10 +3,13 @@ from a folder of one's own; every file of jobs/ and every target of the Makefile
 import inspect, json, os, re, shutil, subprocess, sys, time, urllib.request
 from pathlib import Path
 import nbformat, pytest, yaml
+from conftest import small
+from hebrewgpt_nb.bundle import save_bundle
 from hebrewgpt_nb.core import read_json, read_jsonl, read_stamp, sample_dir
 from hebrewgpt_nb.jobs import STAGES, stage_function
 from hebrewgpt_nb.text.records import write_records
 from hebrewgpt_nb.text.sources import GROUPS, SOURCES
+from hebrewgpt_nb.tokenizer import Tokenizer, train_tokenizer
 from chat_server import chat
 
 ROOT, BIN = Path(__file__).parents[1], Path(sys.executable).parent
@@ -71,7 +74,7 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before; {endp
                         checkpoints="{run}/elsewhere", processes=2, fsdp=True, deterministic=True, compiled=False, device="cpu", dtype="bfloat16"),
     "04_pretrain:compiled": dict(run="{run}/compiled", data="{run}/data", tokenizer="{run}/tokenizer/tokenizer.model", steps=1, batch_tokens=256, context=128, compiled=True),
     "05_sft": dict(run="{run}/sft", base="{run}/base", data="{mine}/asks", steps=2, batch_tokens=512, context=128, lr=.5, rank=4, patience=1, eval_every=1, save_every=1, seed=7,
-                   device="cpu", dtype="bfloat16"),
+                   order="reversed", replay=.5, epochs=3., forward_tokens=256, method="dora", mamba=True, lr2=.1, warmup=.5, device="cpu", dtype="bfloat16"),
     "05_sft:phases": dict(run="{run}/sft-phases", base="{run}/base", phase1="{mine}/asks/short.jsonl", phase2="{mine}/asks/long.jsonl", steps=1, batch_tokens=512, context=128, lr=.001),
     "06_eval": dict(run="{run}/eval", base="{run}/base", bundle="{run}/sft-phases", data="{run}/data", sft="{run}/sft", choices="{mine}/questions.jsonl", examples=3, generations=2,
                     max_new_tokens=8, seed=3, device="cpu", dtype="bfloat16"),
@@ -81,6 +84,8 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before; {endp
     "09_bench": dict(run="{run}/bench", preset="mini", prefill=32, prompt=8, new=2, rows=1, repeats=6, compiled=True, threads=1, max_seconds=20., only="dense decode", seed=4),
     "studies/4_tokenizers": dict(run="{run}/compare", data="{run}/data", gold="{mine}/gold", kinds="plain boundaries", vocab_size=600, seeds=2, steps=2, batch_tokens=256, context=64,
                                  width=32, lr=.01, adam_lr=.001, processes=2, device="cpu", dtype="float32"),
+    "studies/7_tuning": dict(run="{run}/tuning", base="{run}/base", data="{mine}/asks", lora_rates="0.001", full_rates="0.0001 0.01", orders="shuffled", seeds=2, rank=2, epochs=2., steps=1,
+                             batch_tokens=512, context=128, eval_every=2, examples=8, repeats=3, device="cpu", dtype="bfloat16"),
 }
 
 @pytest.fixture(scope="module")
@@ -135,7 +140,12 @@ def notebook_and_command(job: str) -> tuple[str, list[str]]: # as its first line
 def shrunk(params: dict) -> dict: # the same names, smaller sizes
     small = {k: min(v, PAGE_SIZES[k]) if k in PAGE_SIZES else v for k, v in params.items()}
     if "batch_tokens" in small: small["batch_tokens"] = max(small["batch_tokens"], 128 * params.get("processes", 1))
-    return small | {k: v for k, v in dict(preset="tiny", device="cpu", dtype="float32", vocab_size=600, compiled=False, only="decode", processes=min(2, params.get("processes", 1))).items() if k in params}
+    return small | {k: v for k, v in dict(preset="tiny", device="cpu", dtype="float32", vocab_size=600, compiled=False, only="decode", lora_rates="0.001", full_rates="", processes=min(2, params.get("processes", 1))).items() if k in params}
+
+def tuned_base(place: Path) -> str: # a bundle
+    "A small model with a tokenizer of the sample."
+    path = train_tokenizer(sentences(), place/"tokenizer.model", vocab_size=600)
+    return str(save_bundle(small(vocab_size=600), Tokenizer(path), place/"bundle"))
 
 @pytest.mark.parametrize("job", [j for j in JOBS if j not in CHAINS])
 def test_a_job_file_with_its_sizes_shrunk(job, mine, card_data, endpoint, tmp_path):
@@ -143,9 +153,10 @@ def test_a_job_file_with_its_sizes_shrunk(job, mine, card_data, endpoint, tmp_pa
     params = shrunk(yaml.safe_load((ROOT/"jobs"/job).read_text(encoding="utf8")))
     at = {k: v.replace("runs/", f"{tmp_path}/runs/", 1) if isinstance(v, str) else v for k, v in params.items()}
     at |= {k: v for k, v in dict(base_url=endpoint, english=str(mine/"english.jsonl")).items() if k in at}
-    if "data" in at: subprocess.run([sys.executable, "-m", "hebrewgpt_nb.data", "--run", at["data"], "--data", str(card_data)], cwd=ROOT, check=True, capture_output=True)
+    if notebook in ("05_sft", "studies/7_tuning"): at["base"], at["data"] = tuned_base(tmp_path), str(sample_dir())
+    elif "data" in at: subprocess.run([sys.executable, "-m", "hebrewgpt_nb.data", "--run", at["data"], "--data", str(card_data)], cwd=ROOT, check=True, capture_output=True)
     if "tokenizer" in at: subprocess.run([sys.executable, "-m", "hebrewgpt_nb.tokenizer", "--run", str(Path(at["tokenizer"]).parent), "--data", at["data"], "--vocab_size", "600"], cwd=ROOT, check=True, capture_output=True)
-    if "base" in at: # `longer` goes on from a model of the same shape
+    if "base" in at and "tokenizer" in at: # `longer` goes on from a model of the same shape
         subprocess.run([sys.executable, "-m", "hebrewgpt_nb.pretrain", "--run", at["base"], "--data", at["data"], "--tokenizer", at["tokenizer"], "--steps", "1", "--context", "128"], cwd=ROOT, check=True, capture_output=True)
     papermill(notebook, tmp_path/"out.ipynb", at, cwd=tmp_path)
     assert read_stamp(at["run"])

@@ -5,7 +5,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIBRARY, NOTEBOOKS = ROOT/"hebrewgpt_nb", ROOT/"nbs"
-DOOR = ["data", "tokenizer", "tokenizer_json", "model", "quantize", "bundle", "generate", "metrics", "pretrain", "sft",
+DOOR = ["data", "tokenizer", "tokenizer_json", "model", "quantize", "bundle", "generate", "metrics", "stock", "pretrain", "sft",
         "grading", "tasks", "evaluate", "release", "making", "bench", "jobs"]
 FOLDERS = ["core", "text", "grammar", "engine", "training", "door", "studies", "apps"] # each may import from those before it, and from itself
 
@@ -84,7 +84,7 @@ READING = [ # the order in which the notebooks are read
     "core", "text.records", "text.clean", "text.copies", "text.sources", "text.shards", "text.mixture", "text.filter", "data",
     "text.prefixes", "text.rules", "tokenizer", "tokenizer_json", "grammar.verbs", "grammar.nouns", "grammar.words", "grammar.sentences",
     "grammar.exercises", "grammar.pairs",
-    "engine.scan", "engine.cpu", "engine.fused", "engine.loss", "engine.blocks", "model", "quantize", "bundle", "generate", "metrics",
+    "engine.scan", "engine.cpu", "engine.fused", "engine.loss", "engine.blocks", "model", "quantize", "bundle", "generate", "metrics", "stock",
     "training.rows", "training.optim", "training.checkpoint", "training.loop", "pretrain", "sft",
     "grading", "tasks", "evaluate", "release", "making", "bench", "jobs"]
 

@@ -1,14 +1,17 @@
 "Published files in every wrapping and with every fault; stock twins after save and reload."
 import json, os, pickle
 import pytest, torch
+from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-import hebrewgpt_nb.release as R
+import hebrewgpt_nb.release as R, hebrewgpt_nb.stock as S
 from hebrewgpt_nb.core import UserError, read_jsonl, sample_dir
 from hebrewgpt_nb.bundle import load_bundle, save_bundle
 from hebrewgpt_nb.model import HebrewGPT, count_parameters, get_preset
 from hebrewgpt_nb.quantize import quantize_for_decoding
-from hebrewgpt_nb.release import export_hf, load_released, model_card, to_half_split
+from hebrewgpt_nb.release import export_hf, model_card
+from hebrewgpt_nb.sft import add_lora
+from hebrewgpt_nb.stock import load_released, to_half_split
 from hebrewgpt_nb.tokenizer import Tokenizer, train_tokenizer
 from conftest import fill, small
 
@@ -50,7 +53,7 @@ def test_twin_is_stock_and_whole(twin):
 @pytest.mark.parametrize("pattern", ["A", "AM"])
 def test_without_the_permutation_the_twin_is_wrong(tok, tmp_path, monkeypatch, pattern):
     model = small(pattern, seed=3, vocab_size=600)
-    monkeypatch.setattr(R, "to_half_split", lambda weight, heads: weight)
+    monkeypatch.setattr(S, "to_half_split", lambda weight, heads: weight)
     assert gap(model, AutoModelForCausalLM.from_pretrained(export_hf(model, tok, tmp_path/"out")), 33) > 1e-2
 
 @pytest.mark.parametrize("start", [1, 31, 33])
@@ -280,3 +283,83 @@ def test_from_a_published_file_to_a_stock_folder(published, tok, tmp_path):
     model, weights, load = published
     loaded, its_tok = load({"model_state_dict": {f"_orig_mod.{n}": w for n, w in weights.items()}})
     assert gap(model, AutoModelForCausalLM.from_pretrained(export_hf(loaded, its_tok, tmp_path/"out")), 65) < 1e-4
+
+
+# --- stock folders, in ------------------------------------------------------------------------------------------------
+
+def test_what_transformers_saved_comes_back_bit_for_bit(twin, tok, tmp_path):
+    model, out, stock = twin
+    stock.save_pretrained(tmp_path/"again", max_shard_size="100KB") # by code that no one here wrote, in several files
+    (tmp_path/"again"/"tokenizer.model").write_bytes(tok.path.read_bytes())
+    assert len(list((tmp_path/"again").glob("*.safetensors"))) > 1
+    for folder in (out, tmp_path/"again"):
+        back, its_tok = S.load_model(folder)
+        assert back.cfg.blocks == model.cfg.blocks and its_tok.sha256 == tok.sha256
+        assert back.state_dict().keys() == model.state_dict().keys() and all(torch.equal(w, model.state_dict()[n]) for n, w in back.state_dict().items())
+        check_same(model, back)
+
+def test_a_folder_in_bfloat16_comes_back_in_it(tok, tmp_path):
+    model = small("AM", vocab_size=600).bfloat16()
+    check_same(model, S.import_hf(export_hf(model, tok, tmp_path/"out"))[0])
+
+CHANGES = {"num_key_value_heads": (1, "num_key_value_heads is 1, here 2"), "tie_word_embeddings": (False, "tie_word_embeddings is False, here True"), "hidden_act": ("gelu", "hidden_act is 'gelu', here 'silu'"),
+           "attention_bias": (True, "attention_bias is True, here False"), "rope_parameters": (dict(rope_type="linear", factor=2., rope_theta=1e4), "rope_parameters is"), "model_type": ("gpt2", "is a gpt2; read here are llama and bamba"),
+           "intermediate_size": (100, "weights do not fit its config|of another shape|not a file of weights"), "num_hidden_layers": (4, "4 weights|missing"), "head_dim": (16, "do not make width")}
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_a_stock_model_that_is_none_of_ours_is_refused(tok, tmp_path, field):
+    out, (value, says) = export_hf(small("A", vocab_size=600), tok, tmp_path/"out"), CHANGES[field]
+    (out/"config.json").write_text(json.dumps(json.loads((out/"config.json").read_text()) | {field: value}))
+    with pytest.raises(UserError, match=says) as said: S.load_model(out)
+    assert str(out) in str(said.value) and "\n" not in str(said.value)
+
+@pytest.mark.parametrize("what, says", [("torn", "torn, or not a file of weights"), ("no tokenizer", "tokenizer.model: missing"), ("no weights", "not a file of weights"), ("no config", "no table tok_emb.weight"), ("empty config", "no folder of transformers|no bundle")])
+def test_a_stock_folder_that_lacks_something_is_one_line(tok, tmp_path, what, says):
+    out = export_hf(small("A", vocab_size=600), tok, tmp_path/"out")
+    weights = out/"model.safetensors"
+    if what == "torn": weights.write_bytes(weights.read_bytes()[:-999])
+    else: {"no tokenizer": out/"tokenizer.model", "no weights": weights, "no config": out/"config.json", "empty config": out/"config.json"}[what].unlink()
+    if what == "empty config": (out/"config.json").write_text('{"model_type": "x"}')
+    with pytest.raises(UserError, match=says) as said: S.load_model(out)
+    assert "\n" not in str(said.value)
+
+def test_a_model_of_the_hub(tok, tmp_path, monkeypatch, capsys):
+    "From the cache of the standard client, as it would have left it; and a line where there is nothing and no network."
+    import huggingface_hub.constants as hub
+    model, there = small("AM", vocab_size=600), tmp_path/"models--me--hebrew"
+    export_hf(model, tok, there/"snapshots"/"abc")
+    (there/"refs").mkdir()
+    (there/"refs"/"main").write_text("abc")
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    check_same(model, S.load_model("hf://me/hebrew")[0])
+    assert "hf://me/hebrew: downloads" in capsys.readouterr().out
+    for address in ("hf://me/other", "hf://me/a/b/c"):
+        with pytest.raises(UserError, match=f"{address}: cannot be fetched .*; give the folder of a copy"): S.load_model(address)
+
+
+# --- adapters for stock twins ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("pattern, method, mamba", [("A", "lora", False), ("A", "dora", False), ("A", "rslora", False), ("AM", "lora", True), ("M", "lora", False)])
+def test_an_adapter_gives_our_logits_on_the_stock_twin(tok, tmp_path, pattern, method, mamba):
+    "Stock peft on the stock model from disk, against our model with the adapter merged."
+    model = small(pattern, seed=3, vocab_size=600)
+    twin = export_hf(model, tok, tmp_path/"twin")
+    adapted = add_lora(model, rank=8, method=method, mamba=mamba)
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if p.requires_grad: p.copy_(p + .1 * torch.randn(p.shape, generator=g))
+    adapted.save_pretrained(tmp_path/"adapter", save_embedding_layers=False)
+    out = R.export_adapter(tmp_path/"adapter", twin, tmp_path/"stock")
+    stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(twin), out).eval()
+    tokens = torch.randint(600, (2, 70), generator=g)
+    with torch.no_grad():
+        theirs, ours = stock(tokens).logits, adapted.merge_and_unload().eval()(tokens)
+        with stock.disable_adapter(): without = stock(tokens).logits
+    assert (theirs - ours).abs().max() < 1e-3 and (theirs - without).abs().max() > .1
+
+def test_an_adapter_of_another_shape_is_refused(tok, tmp_path):
+    twin = export_hf(small("M", vocab_size=600), tok, tmp_path/"twin")
+    add_lora(small("A", vocab_size=600), rank=2).save_pretrained(tmp_path/"adapter", save_embedding_layers=False)
+    with pytest.raises(UserError, match="blocks.0.attn.(qkv|proj): adapted, but the base has no such matrix"): R.export_adapter(tmp_path/"adapter", twin, tmp_path/"stock")

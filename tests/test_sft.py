@@ -1,14 +1,19 @@
 "Tuning on data of one's own: few examples, one task, long answers, a rate that spoils it, and the notebook as a job."
-import json, math, subprocess, sys
+import json, math, os, random, signal, subprocess, sys
 from collections import Counter
 from pathlib import Path
-import nbformat, pytest, torch
+import nbformat, pytest, torch, torch.nn.functional as F
+from peft import PeftModel
 from hebrewgpt_nb.bundle import load_bundle, save_bundle
-from hebrewgpt_nb.core import UserError, read_jsonl, sample_dir
-from hebrewgpt_nb.metrics import Scores
+from hebrewgpt_nb.core import UserError, cli, read_json, read_jsonl, sample_dir
+from hebrewgpt_nb.metrics import Scores, encode_example
+from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.pretrain import pretrain
-from hebrewgpt_nb.sft import compare_groups, curriculum, plan_phases, question_of, score_and_answer, sft, split_examples, verdict
+import hebrewgpt_nb.sft as tuning
+from hebrewgpt_nb.release import export_hf
+from hebrewgpt_nb.sft import ExampleBatches, Phase, arrange, compare_groups, curriculum, load_adapted, plan_phases, question_of, score_and_answer, sft, split_examples, verdict
 from hebrewgpt_nb.text.records import Quarantine, write_records
+from hebrewgpt_nb.training.loop import accumulate, autocast
 from conftest import VOCAB, small
 
 ROOT = Path(__file__).parent.parent
@@ -160,3 +165,194 @@ def test_a_hopeless_model_is_still_compared():
     spoiled, fine = [Scores(nats=9000. + n, tokens=5) for n in range(5)], [Scores(nats=10. + n, tokens=5) for n in range(5)]
     row = compare_groups([dict(phase=1, task="a")] * 5, fine, spoiled)["all"]
     assert row["verdict"] == "worse" and row["tuned perplexity"] == math.inf
+
+
+# --- what a step learns ----------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def uneven(tok):
+    "Examples whose answers have one word, or thirty: a mean of means would weigh their tokens differently."
+    return ExampleBatches(tok, examples(20, 1, "short") + examples(6, 30, "long"), context=160, rows=99)
+
+def gradient(batches):
+    model = small("AM", vocab_size=VOCAB)
+    loss, scored = accumulate(model, batches)
+    return torch.cat([p.grad.flatten() for p in model.parameters()]), loss, scored
+
+def near(a, b): return (a - b).norm() < 1e-4 * b.norm()
+
+def test_micro_batches_learn_what_one_batch_does(uneven):
+    whole, loss, scored = gradient(uneven(0))
+    uneven.per_pass = 1
+    parts = uneven(0)
+    each = [int((b.targets >= 0).sum()) for b in parts]
+    assert len(parts) > 3 and max(each) > 1.5 * min(each) # rows of unequal weight
+    in_parts, loss_in_parts, scored_in_parts = gradient(parts)
+    assert near(in_parts, whole) and loss_in_parts == pytest.approx(loss, rel=1e-5) and scored_in_parts == scored == sum(each)
+    equal_rows = sum(gradient([b])[0] for b in parts) / len(parts) # the mistake: a mean of the means of rows
+    assert not near(equal_rows, whole)
+
+def test_packed_examples_learn_what_they_would_alone(tok, uneven):
+    packed, loss, scored = gradient(uneven(0))
+    model, total, count = small("AM", vocab_size=VOCAB), 0., 0
+    for inputs, targets in uneven.pieces: # by the loss of PyTorch, one example at a time
+        logits, targets = model(torch.tensor([inputs]))[0], torch.tensor(targets)
+        total, count = total + F.cross_entropy(logits, targets, ignore_index=-100, reduction="sum"), count + int((targets != -100).sum())
+    (total / count).backward()
+    assert count == scored and near(torch.cat([p.grad.flatten() for p in model.parameters()]), packed)
+
+@pytest.mark.parametrize("forward_tokens", [64, 160, 512])
+def test_every_forward_pass_has_something_to_learn_and_room_for_it(tok, forward_tokens):
+    data = examples(300, 1, "short") + examples(40, 60, "long")
+    batches = ExampleBatches(tok, data, 160, rows=3, forward_tokens=forward_tokens)
+    seen = 0
+    for step in range(len(batches.steps(0))):
+        for b in batches(step):
+            assert ((b.targets >= 0).sum(1) > 0).all() and b.tokens.numel() <= max(160, forward_tokens)
+            seen += int((b.targets == tok.eos_id).sum())
+    assert seen == len(data) # each example once in an epoch
+
+
+# --- how a model is tuned ----------------------------------------------------------------------------------------------
+
+DATA = examples(24, 1, "short") + examples(24, 12, "long")
+IDS = torch.randint(10, VOCAB, (1, 40), generator=torch.Generator().manual_seed(0))
+
+@pytest.fixture
+def data(tmp_path):
+    write_records(tmp_path/"data.jsonl", DATA)
+    return str(tmp_path/"data.jsonl")
+
+def logits(path):
+    with torch.no_grad(): return load_bundle(path)[0](IDS)
+
+@pytest.mark.parametrize("method, mamba, dtype", [("lora", False, "float32"), ("lora", True, "bfloat16"), ("rslora", True, "float32"), ("dora", False, "float32"), ("full", False, "float32")])
+def test_each_method_goes_on_to_the_same_bits_and_is_merged(base, data, tmp_path, monkeypatch, method, mamba, dtype):
+    how = QUICK | dict(base=base, data=data, steps=3, save_every=10, method=method, mamba=mamba, lr=.02, dtype=dtype)
+    straight = sft(run=str(tmp_path/"straight"), **how)
+    calls, real = [], tuning.schedule
+    def stop_in_phase_2(*args):
+        calls.append(args)
+        if len(calls) == 5: os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+    with monkeypatch.context() as m:
+        m.setattr(tuning, "schedule", stop_in_phase_2)
+        with pytest.raises(KeyboardInterrupt, match="step 2 of 3"): sft(run=str(tmp_path/"run"), **how)
+    resumed = sft(run=str(tmp_path/"run"), **how)
+    assert resumed["phases"] == straight["phases"] and [row["steps"] for row in resumed["phases"]] == [3, 3]
+    assert torch.equal(logits(tmp_path/"run"), logits(tmp_path/"straight"))
+    assert (logits(tmp_path/"run") - logits(base)).abs().max() > .01
+    changed = {n.split(".")[-2] for (n, w), b in zip(load_bundle(tmp_path/"run")[0].state_dict().items(), load_bundle(base)[0].state_dict().values()) if not torch.equal(w, b)}
+    assert changed == {"full": changed | {"tok_emb", "ln1", "conv1d"}}.get(method, {*tuning.TARGETS, *tuning.MAMBA_TARGETS * mamba})
+    assert (tmp_path/"run"/"adapter").exists() == (method != "full")
+    if method == "full": return
+    with torch.no_grad(): stock = PeftModel.from_pretrained(load_bundle(base)[0], str(tmp_path/"run"/"adapter")).eval()(IDS)
+    assert (stock - logits(tmp_path/"run")).abs().max() < 1e-4
+
+def test_frozen_matrices_in_bfloat16_change_no_bit(base, data, tmp_path, monkeypatch):
+    how = QUICK | dict(base=base, data=data, steps=3, lr=.02, dtype="bfloat16")
+    sft(run=str(tmp_path/"halved"), **how)
+    monkeypatch.setattr(tuning, "halve_frozen", lambda model: None)
+    sft(run=str(tmp_path/"whole"), **how)
+    assert torch.equal(logits(tmp_path/"halved"), logits(tmp_path/"whole"))
+
+def test_a_base_in_bfloat16_stays_in_bfloat16(tok, data, tmp_path):
+    base = save_bundle(small("AM", vocab_size=VOCAB).bfloat16(), tok, tmp_path/"half")
+    for method in ("lora", "full"):
+        sft(run=str(tmp_path/method), base=str(base), data=data, **QUICK | dict(method=method, steps=1))
+        assert {p.dtype for p in load_bundle(tmp_path/method)[0].parameters()} == {torch.bfloat16}
+
+def test_mamba_adapters_on_a_model_without_mamba_are_refused(tok, data, tmp_path):
+    dense = save_bundle(small("A", vocab_size=VOCAB), tok, tmp_path/"dense")
+    with pytest.raises(UserError, match="mamba is true, but the base has no Mamba-2 block"): sft(run=str(tmp_path/"run"), base=str(dense), data=data, mamba=True, **QUICK)
+
+
+# --- bases ---------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind", ["stock folder", "model.pt", "folder of model.pt"])
+def test_what_others_publish_is_a_base(tok, data, tmp_path, kind):
+    model = small("A" if kind != "stock folder" else "AM", vocab_size=VOCAB)
+    if kind == "stock folder": given = export_hf(model, tok, tmp_path/"given")
+    else:
+        (given := tmp_path/"given").mkdir()
+        torch.save({"model_state_dict": {f"_orig_mod.{n}": w for n, w in model.state_dict().items()}}, given/"model.pt")
+        (given/"tokenizer.model").write_bytes(tok.path.read_bytes())
+        (given/"config.json").write_text(json.dumps(dict(model_type="hebrew-gpt", hidden_size=64, head_dim=32, max_position_embeddings=256)))
+        given = given/"model.pt" if kind == "model.pt" else given
+    for steps in (1, 2): # the second attempt grows aside, and names where it will lie
+        result = sft(run=str(tmp_path/"run"), base=str(given), data=data, **QUICK | dict(steps=steps))
+        assert result["base"] == f"{tmp_path}/run/base" and not (tmp_path/"run"/".next").exists()
+        with torch.no_grad(): assert torch.equal(logits(result["base"]), model(IDS))
+        with torch.no_grad(): assert torch.equal(load_adapted(tmp_path/"run"/"adapter")[0](IDS), logits(tmp_path/"run"))
+
+def test_an_adapter_for_another_base_is_refused(base, tok, data, tmp_path):
+    sft(run=str(tmp_path/"run"), base=base, data=data, **QUICK)
+    other = save_bundle(small("AM", seed=1, vocab_size=VOCAB), tok, tmp_path/"other")
+    with pytest.raises(UserError, match=f"adapter: made for {base}, and the weights of {other} are others"): load_adapted(tmp_path/"run"/"adapter", other)
+
+def test_from_full_to_adapters_and_back(base, data, tmp_path):
+    "A second attempt by another method leaves nothing of the first."
+    for method in ("lora", "full", "lora"):
+        sft(run=str(tmp_path/"run"), base=base, data=data, **QUICK | dict(method=method))
+        assert (tmp_path/"run"/"adapter").exists() == (method == "lora")
+
+
+# --- the curriculum ------------------------------------------------------------------------------------------------------
+
+def phases():
+    return [Phase(examples(40, 1, "short"), examples(8, 1, "short valid"), examples(5, 1, "short test"), {}),
+            Phase(examples(60, 9, "long"), examples(6, 9, "long valid"), examples(7, 9, "long test"), {"odd": 1})]
+
+def keys(some): return sorted(e["instruction"] for e in some)
+
+def test_the_controls_train_on_the_same_examples():
+    simple, turned, mixed = phases(), arrange(phases(), "reversed"), arrange(phases(), "shuffled", seed=1)
+    assert arrange(phases()) == simple and turned == simple[::-1]
+    assert [p.counts() for p in mixed] == [p.counts() for p in simple] and [p.test for p in mixed] == [p.test for p in simple]
+    for part in ("train", "valid"): assert keys(sum((getattr(p, part) for p in mixed), [])) == keys(sum((getattr(p, part) for p in simple), []))
+    shares = [sum(e["task"] == "short" for e in p.train) / len(p.train) for p in mixed]
+    assert all(.2 < share < .6 for share in shares) # 40 of 100 are short
+    assert arrange(phases(), "shuffled", seed=1) == mixed != arrange(phases(), "shuffled", seed=2)
+
+@pytest.mark.parametrize("order", ["simple", "reversed"])
+@pytest.mark.parametrize("replay", [0., .25, 1.])
+def test_replay_brings_examples_of_the_phase_before_again(order, replay):
+    plain, (first, second) = arrange(phases(), order), arrange(phases(), order, replay)
+    again = second.train[len(plain[1].train):]
+    assert first == plain[0] and second.valid == plain[1].valid and len(again) == round(replay * len(first.train))
+    assert len(set(keys(again))) == len(again) and set(keys(again)) <= set(keys(first.train))
+
+@pytest.mark.parametrize("epochs, steps, expected", [(1., 99, 1.), (1.5, 99, 1.5), (9., 2, None)])
+def test_a_phase_is_so_many_passes_long_and_no_more_than_its_steps(base, data, tmp_path, epochs, steps, expected):
+    result = sft(run=str(tmp_path/"run"), base=base, data=data, **QUICK | dict(epochs=epochs, steps=steps, eval_every=99, save_every=99))
+    for row in result["phases"]:
+        if expected: assert row["epochs"] == pytest.approx(expected, abs=.3) and row["steps"] < steps
+        else: assert row["steps"] == steps
+
+def test_each_phase_has_its_rate_and_warms_up(base, data, tmp_path):
+    sft(run=str(tmp_path/"run"), base=base, data=data, **QUICK | dict(lr=.02, lr2=.004, warmup=.5, steps=8, eval_every=99, save_every=99))
+    for number, peak in ((1, .02), (2, .004)):
+        rates = [row["lr"] for row in read_jsonl(tmp_path/"run"/f"phase{number}"/"metrics.jsonl")]
+        assert rates.index(max(rates)) in (2, 3, 4) and .5 * peak < max(rates) <= peak and rates[0] < .4 * peak
+
+
+# --- how it ends ---------------------------------------------------------------------------------------------------------
+
+def test_the_command_ends_in_figures_and_in_what_to_do_with_them(base, data, tmp_path, capsys):
+    given = QUICK | dict(run=tmp_path/"run", base=base, data=data)
+    result = cli(sft, [x for k, v in given.items() for x in (f"--{k}", str(v))])
+    *_, ways, last = capsys.readouterr().out.strip().split("\n")
+    assert last.startswith(f"{tmp_path}/run: ") and "finished" not in last
+    assert f"trained {result['trained']}" in last and f"end_loss {result['end_loss']:,.4g}" in last and f"base_loss {result['base_loss']:,.4g}" in last
+    said = "\n".join(tuning.ways_on(str(tmp_path/"run"), result["base"]))
+    assert f"apps/app.py --base {base} --instruct {tmp_path}/run" in said and ways in said
+
+def test_the_losses_are_those_of_the_bundles(base, data, tmp_path):
+    "The base's, and the tuned model's at the end, on the validation answers of each phase."
+    result = sft(run=str(tmp_path/"run"), base=base, data=data, **QUICK | dict(steps=3, lr=.02))
+    planned = plan_phases(curriculum(data, "", "", Quarantine()), load_bundle(base)[1], 128)
+    for name, path in (("base_loss", base), ("end_loss", tmp_path/"run")):
+        model, its_tok = load_bundle(path)
+        for row, phase in zip(result["phases"], planned):
+            assert row[name] == pytest.approx(tuning.score_answers(model, its_tok, phase.valid, 128).nats_per_token, rel=1e-4)
+    assert result["phases"][1]["val_loss"] == pytest.approx(result["phases"][1]["end_loss"], rel=1e-4) # its best is kept

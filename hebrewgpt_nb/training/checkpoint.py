@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HashingFile', 'Storage', 'Manifest', 'CheckpointFolder', 'CheckpointWriter', 'steps_to_keep', 'CheckpointSaver',
-           'ConfigMismatch', 'check_same_kernels', 'check_same_config', 'Checkpoints', 'is_checkpoint',
+           'ConfigMismatch', 'check_same_kernels', 'attempt_of', 'check_same_config', 'Checkpoints', 'is_checkpoint',
            'open_checkpoint', 'fetch_files', 'local_copy']
 
 # %% ../../nbs/training/3_checkpoint.ipynb #aca72ac3
@@ -157,12 +157,18 @@ def check_same_kernels(old: str | None, new: str | None, path: str): # as of `ke
                          "alone), or set HEBREWGPT_KERNELS=any to go on to other weights than an unbroken run's")
 
 # %% ../../nbs/training/3_checkpoint.ipynb #5773a379
+def attempt_of(path: str) -> str: # of a checkpoint
+    "The folder that holds an attempt: `.next` of a run that has a finished result, else that of its checkpoints."
+    run, _, within = path.rpartition("/.next/")
+    return f"{run}/.next" if within and run else path.rpartition("/")[0] or "."
+
+# %% ../../nbs/training/3_checkpoint.ipynb #10485671
 def check_same_config(old: dict, new: dict, path: str): # of the checkpoint
     "Refuse a checkpoint of another configuration; raises `ConfigMismatch` with what changed."
     differs = [k for k in sorted({*old, *new} - {"kernels"}) if old.get(k) != new.get(k)]
     changes = "; ".join(f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in differs)
     if differs: raise ConfigMismatch(f"{path}: a checkpoint of another configuration ({changes}): "
-                                     "choose another run, or delete it to start over")
+                                     f"choose another run, or delete {attempt_of(path)} to start over")
     check_same_kernels(old.get("kernels"), new.get("kernels"), path)
 
 # %% ../../nbs/training/3_checkpoint.ipynb #92429bb3

@@ -6,11 +6,11 @@
 __all__ = ['PLAIN_STATE', 'PEAKS', 'rank_and_size', 'all_reduce_sum', 'barrier', 'Diverged', 'seeded_rows', 'compute_dtype',
            'autocast', 'accumulate', 'name_first_bad', 'trainable_parameters', 'load_weights', 'gather_state',
            'copy_weights', 'EarlyStopping', 'Training', 'seed_step', 'clipped_gradients', 'train_step', 'product_rate',
-           'peak_flops', 'mfu', 'StopSignals', 'plot_metrics', 'show_picture', 'LivePlot', 'flatten_metrics',
-           'TensorBoardLogger', 'format_duration', 'progress_note', 'RunMonitor', 'train_steps', 'lock_run',
-           'not_finite', 'save_checkpoint', 'resume', 'resume_line', 'full_model', 'validate', 'disk_errors', 'way_on',
-           'divergence', 'fit', 'wrap_distributed', 'start_processes', 'find_message', 'launch', 'stop_with_parent',
-           'join_group', 'worker']
+           'peak_flops', 'mfu', 'StopSignals', 'plot_metrics', 'show_picture', 'read_log', 'LivePlot',
+           'flatten_metrics', 'TensorBoardLogger', 'format_duration', 'progress_note', 'RunMonitor', 'train_steps',
+           'lock_run', 'not_finite', 'save_checkpoint', 'resume', 'resume_line', 'full_model', 'validate',
+           'disk_errors', 'way_on', 'divergence', 'fit', 'wrap_distributed', 'start_processes', 'find_message',
+           'launch', 'stop_with_parent', 'join_group', 'worker']
 
 # %% ../../nbs/training/4_loop.ipynb #7eb08954
 import json, math, os, signal, subprocess, sys, threading, time
@@ -255,12 +255,13 @@ def plot_metrics(rows: list[dict]) -> bytes: # a PNG
     "Loss and validation of a run so far, from the lines of its metrics.jsonl."
     import io
     from matplotlib.figure import Figure
-    fig, scored = Figure(figsize=(9, 2.6)), [r for r in rows if "bpb" in r]
-    left, right = fig.subplots(1, 2)
-    left.plot([r["step"] for r in rows], [r["loss"] for r in rows])
+    name, unit = ("val_loss", "nats a token") if any("val_loss" in r for r in rows) else ("bpb", "bits per byte")
+    scored = [(step, r[name]) for step, r in enumerate(rows, 1) if name in r]
+    left, right = (fig := Figure(figsize=(9, 2.6))).subplots(1, 2)
+    left.plot(range(1, len(rows) + 1), [r["loss"] for r in rows])
     left.set(xlabel="step", ylabel="nats a token")
-    right.plot([r["step"] for r in scored], [r["bpb"] for r in scored], "o-")
-    right.set(xlabel="step", ylabel="bits per byte")
+    right.plot([step for step, _ in scored], [score for _, score in scored], "o-")
+    right.set(xlabel="step", ylabel=f"{unit}, validation")
     fig.savefig(out := io.BytesIO(), format="png", bbox_inches="tight")
     return out.getvalue()
 
@@ -272,6 +273,15 @@ def show_picture(png: bytes, shown=None): # what an earlier call gave, to be rep
     shown.update(Image(png))
     return shown
 
+# %% ../../nbs/training/4_loop.ipynb #985c174f
+def read_log(run: str | Path) -> list[dict]: # of metrics.jsonl
+    "What a run has logged so far, in its new attempt if there is one, or its phases."
+    for folder in (work_folder(run), resolve(run)):
+        whole = folder/"metrics.jsonl"
+        logs = [whole] if whole.exists() else sorted(folder.glob("phase*/metrics.jsonl"))
+        if logs: return [row for log in logs for row in read_jsonl(log)]
+    return []
+
 # %% ../../nbs/training/4_loop.ipynb #1c984e71
 class LivePlot:
     "The curves of a run, drawn anew every few seconds while a cell runs; use it in a `with`."
@@ -280,9 +290,7 @@ class LivePlot:
         self.done, self.shown = threading.Event(), None
 
     def draw(self):
-        folders = work_folder(self.run), resolve(self.run) # a new attempt, or the result
-        logs = [folder/"metrics.jsonl" for folder in folders]
-        rows = next((read_jsonl(log) for log in logs if log.exists()), [])
+        rows = read_log(self.run)
         if rows: self.shown = show_picture(plot_metrics(rows), self.shown)
 
     def watch(self):
