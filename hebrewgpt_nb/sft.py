@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EIGHTHS', 'SHORT', 'WINDOW', 'TARGETS', 'FEW', 'NOT_IN_KEY', 'CARD', 'STUDENT', 'read_examples', 'question_of',
            'fill_parts', 'assign_parts', 'split_examples', 'examples_folder', 'phase_files', 'order_by_answers',
-           'curriculum', 'why_left_out', 'pack_epoch', 'ExampleBatches', 'adapted_modules', 'add_lora', 'Phase',
-           'usable_examples', 'plan_phases', 'left_out_text', 'plan_notes', 'answer_validator', 'tune_phase',
+           'curriculum', 'why_left_out', 'pack_epoch', 'answer_tokens', 'ExampleBatches', 'adapted_modules', 'add_lora',
+           'Phase', 'usable_examples', 'plan_phases', 'left_out_text', 'plan_notes', 'answer_validator', 'tune_phase',
            'checkpoint_key', 'load_base', 'toy_parameters', 'example_files', 'licences_of', 'adapter_card',
            'save_adapter', 'save_tuned', 'tune', 'earlier_phases', 'sft', 'score_and_answer', 'verdict', 'compare_row',
            'compare_groups', 'answer_text']
@@ -21,8 +21,8 @@ from types import SimpleNamespace
 
 # %% ../nbs/05_sft.ipynb #b86380ab
 from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder
-from .core import UserError, cli, pick_device, read_json, read_jsonl, resolve, sample_dir, sha256_file
-from .core import stage, work_folder, write_atomic, write_folder
+from .core import UserError, cli, find_input, pick_device, read_json, read_jsonl, resolve, sample_dir
+from .core import sha256_file, stage, work_folder, write_atomic, write_folder
 import torch
 from peft import LoraConfig, get_peft_model
 from .bundle import find_bundle, load_bundle, save_bundle
@@ -33,6 +33,7 @@ from .text.records import record_files, source_name, write_records
 from .training.loop import Training, autocast, fit
 from .training.optim import make_optimizer, schedule
 from .training.rows import Batch
+from .instructions.mix import TaskMixture, draw_epoch, readings, task_weights
 from .tokenizer import Tokenizer, encode_prompt
 from .model import HebrewGPT
 
@@ -93,7 +94,7 @@ def split_examples(examples: list[dict],
 # %% ../nbs/05_sft.ipynb #6ddb7589
 def examples_folder(data: str) -> Path: # or a file
     "Where the examples lie: `data`, or sft/ in it; the sample if it is empty."
-    folder = resolve(data) if data else sample_dir()
+    folder = find_input(data) if data else sample_dir()
     return folder/"sft" if (folder/"sft").is_dir() else folder
 
 # %% ../nbs/05_sft.ipynb #953a4917
@@ -148,20 +149,32 @@ def pack_epoch(lengths: list[int], # tokens of each example
         rows += [[window[k] for k in row] for row in packed]
     return rows
 
+# %% ../nbs/05_sft.ipynb #cc29402e
+def answer_tokens(tasks: list[str], # of each example
+                  pieces: list[tuple]) -> Counter: # task -> tokens that are learned
+    "How many tokens the answers of each task have."
+    tokens = Counter()
+    for task, (_, targets) in zip(tasks, pieces): tokens[task] += sum(t >= 0 for t in targets)
+    return tokens
+
 # %% ../nbs/05_sft.ipynb #4129c5ad
 class ExampleBatches:
     "Packed batches of examples; the batches of a step depend on `seed` and the step alone."
     def __init__(self, tok: Tokenizer, examples: list[dict],
                  context: int, # tokens a row; each example fits one
                  rows: int, # an optimizer step
-                 seed: int=0):
-        self.pieces = [encode_example(tok, e) for e in examples]
+                 seed: int=0,
+                 weights: dict={}): # task -> weight of its answers' tokens; none: each example once
+        self.pieces, self.tasks = [encode_example(tok, e) for e in examples], [e["task"] for e in examples]
         self.context, self.rows, self.seed, self.epochs = context, rows, seed, {}
+        self.times = readings(answer_tokens(self.tasks, self.pieces), weights)
     def steps(self, epoch: int) -> list: # rows of pieces, by index, for each step
         "What each step of an epoch trains on."
         if epoch not in self.epochs:
             rng = random.Random(f"{self.seed} {epoch}")
-            packed = pack_epoch([len(inputs) for inputs, _ in self.pieces], self.context, rng)
+            drawn = sorted(draw_epoch(self.tasks, self.times, self.seed, epoch))
+            packed = pack_epoch([len(self.pieces[k][0]) for k in drawn], self.context, rng)
+            packed = [[drawn[i] for i in row] for row in packed]
             self.epochs[epoch] = [packed[i:i + self.rows] for i in range(0, len(packed), self.rows)]
         return self.epochs[epoch]
     def __call__(self, step: int) -> list[Batch]:
@@ -261,7 +274,8 @@ def tune_phase(net: HebrewGPT, # with adapters
                tok: Tokenizer, number: int, phase: Phase, p: SimpleNamespace, # parameters of the stage
                key: dict) -> dict: # a line of the report
     "Train the adapters on a phase, from its last checkpoint if there is one."
-    batches = ExampleBatches(tok, phase.train, p.context, max(1, p.batch_tokens // p.context), p.seed)
+    weights = task_weights(p.mixture, {e["task"] for e in phase.train})
+    batches = ExampleBatches(tok, phase.train, p.context, max(1, p.batch_tokens // p.context), p.seed, weights)
     training = Training(net, make_optimizer("adamw", net, adam_lr=p.lr, weight_decay=0.))
     t = fit(training, batches, resolve(p.run)/f"phase{number}", key | {"phase": number}, p.steps,
             lambda step: schedule(step, p.steps, "cosine"), answer_validator(tok, phase.valid, p.context),
@@ -277,6 +291,7 @@ def checkpoint_key(p: SimpleNamespace, # parameters of the stage
     "What the weights of a run depend on."
     key = {k: v for k, v in vars(p).items() if k not in NOT_IN_KEY}
     examples = json.dumps([asdict(phase) for phase in phases]).encode()
+    key["mixture"] = task_weights(p.mixture, sorted({e["task"] for phase in phases for e in phase.train}))
     key["examples_sha"] = hashlib.sha256(examples).hexdigest()
     key["base_sha"] = sha256_file(find_bundle(base)/"model.safetensors")
     return key
@@ -397,9 +412,10 @@ def earlier_phases(run: Path) -> list[Path]: # of a run's folder
 @stage(earlier=earlier_phases, leftovers="phase?/checkpoints/[0-9]*.pt phase?/checkpoints/[0-9]*.json*")
 def sft(run: RunFolder = "runs/nb/sft", # where to write: phase1/, phase2/, adapter/, bundle/, test.jsonl
         base: InputPath = "", # bundle to start from, or a run that holds one; empty: pretrains a tiny one on the sample
-        data: InputPath = "", # file or folder of examples, or a folder with sft/ in it; empty: the sample
+        data: InputPath = "", # file or folder of examples, or one with sft/ in it, or open, the open set; empty: the sample
         phase1: InputPath = "", # the simple examples; empty: chosen from data
         phase2: InputPath = "", # the complex examples; empty: chosen from data
+        mixture: TaskMixture = "", # weights of tasks: a YAML file, even or tasks (as in instructions/3_mix); empty: none
         steps: PositiveInt = 30, # optimizer steps a phase, at most
         batch_tokens: PositiveInt = 1024, # tokens an optimizer step
         context: PositiveInt = 256, # tokens a row; longer examples are left out
