@@ -43,7 +43,7 @@ def test_what_is_held_out_is_what_the_rule_holds_out():
 def test_training_has_nothing_of_what_is_held_out():
     "Neither a question nor an answer of it, exactly, nor nearly: letter by letter, as rapidfuzz compares."
     for which in (0, 2): # what is asked, and what is answered
-        train, held = ([item_texts(e)[which].replace("\n", " ").strip() for e in some] for some in (TRAIN, HELD))
+        train, held = ([item_texts(e)[which].replace("\n", " ").strip()[:120] for e in some] for some in (TRAIN, HELD))
         held = [t for t in held if len(t.split()) > 7]
         assert len(held) > 100 and not set(train) & set(held)
         alike = process.cdist(held, train, scorer=fuzz.ratio, score_cutoff=80, dtype="uint8").max()
@@ -89,7 +89,7 @@ def qa(draw):
     return [dict(context=context, question=q, answers=[a]) for who, where, n in zip(people, places, counts)
             for q, a in ((f"מי נסע אל {where}?", who), (f"לאן נסע {who}?", where), (f"כמה ספרים היו אצל {who}?", f"{n} ספרים"))]
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.lists(qa(), min_size=1, max_size=4), st.integers(0, 5))
 def test_made_choice_questions_are_fair(passages, seed):
     questions = [q for some in passages for q in some]
@@ -135,15 +135,16 @@ def test_every_example_of_a_task_is_read_equally_often(of_task, seed):
     read = Counter(i for epoch in range(7) for i in draw_epoch(tasks, times, seed, epoch))
     for i, task in enumerate(tasks): assert abs(read[i] - 7 * times[task]) <= 1 + 1e-6
 
-@settings(max_examples=60, deadline=None)
-@given(st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.integers(1, 10**6), st.floats(0, 50)), min_size=1))
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.integers(500, 10**6), st.integers(0, 50)), min_size=1))
 def test_an_epoch_follows_the_weights_and_reads_nothing_more_than_twice(of_task):
     tokens, weights = {t: n for t, (n, _) in of_task.items()}, {t: w for t, (_, w) in of_task.items()}
     if not any(weights.values()): return
     times = readings(tokens, weights)
-    assert all(0 <= x <= 2 for x in times.values()) and all((times[t] == 0) == (weights[t] == 0) or tokens[t] < 5 for t in tokens if weights[t] < 1e-3 or weights[t] > 1)
-    per_weight = [times[t] * tokens[t] / weights[t] for t in tokens if weights[t] and times[t] < 2 - 2 / tokens[t]]
-    if per_weight and min(w for w in weights.values() if w) > .1: assert max(per_weight) - min(per_weight) <= 1 / min(w for w in weights.values() if w) + 1e-6
+    assert all(0 <= x <= 2 for x in times.values()) and {t for t in tokens if times[t]} == {t for t in tokens if weights[t]}
+    free = [t for t in tokens if 0 < times[t] < 2] # those that had enough
+    for t in free: # have as much as their weight says, to a token
+        for other in free: assert abs(times[t] * tokens[t] * weights[other] - times[other] * tokens[other] * weights[t]) <= weights[t] + weights[other]
 
 def test_labels_do_not_drown_answers_and_an_interruption_changes_nothing(tok):
     labels = [dict(instruction=f"מה הרגש של {n}?", input="", output="טוב", task="sentiment") for n in range(300)]
