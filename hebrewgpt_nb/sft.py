@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Order', 'Method', 'EIGHTHS', 'SHORT', 'WINDOW', 'TARGETS', 'MAMBA_TARGETS', 'FEW', 'NOT_IN_KEY', 'CARD', 'STUDENT',
            'read_examples', 'question_of', 'fill_parts', 'assign_parts', 'split_examples', 'examples_folder',
-           'phase_files', 'order_by_answers', 'curriculum', 'why_left_out', 'pack_epoch', 'ExampleBatches',
-           'adapted_modules', 'expected_modules', 'add_lora', 'halve_frozen', 'kept_by_block', 'tuning_memory',
-           'estimate_tuning', 'Phase', 'usable_examples', 'plan_phases', 'left_out_text', 'plan_notes', 'deal',
-           'arrange', 'answer_validator', 'count_steps', 'tune_phase', 'base_sha', 'checkpoint_key', 'load_base',
-           'prepare', 'toy_parameters', 'base_bundle', 'example_files', 'licences_of', 'adapter_card', 'MadeFor',
-           'save_adapter', 'load_adapted', 'save_tuned', 'shown_path', 'ways_on', 'held_out_losses', 'tune_phases',
-           'figures', 'tune', 'earlier_phases', 'sft', 'score_and_answer', 'verdict', 'compare_row', 'compare_groups',
-           'answer_text']
+           'phase_files', 'order_by_answers', 'curriculum', 'why_left_out', 'pack_epoch', 'answer_tokens',
+           'ExampleBatches', 'adapted_modules', 'expected_modules', 'add_lora', 'halve_frozen', 'kept_by_block',
+           'tuning_memory', 'estimate_tuning', 'Phase', 'usable_examples', 'plan_phases', 'left_out_text', 'plan_notes',
+           'deal', 'arrange', 'answer_validator', 'count_steps', 'tune_phase', 'base_sha', 'checkpoint_key',
+           'load_base', 'prepare', 'toy_parameters', 'base_bundle', 'example_files', 'licences_of', 'adapter_card',
+           'MadeFor', 'save_adapter', 'load_adapted', 'save_tuned', 'shown_path', 'ways_on', 'held_out_losses',
+           'tune_phases', 'figures', 'tune', 'earlier_phases', 'sft', 'score_and_answer', 'verdict', 'compare_row',
+           'compare_groups', 'answer_text']
 
 # %% ../nbs/05_sft.ipynb #bc5ab478
 import hashlib, json, math, random, shlex
@@ -25,8 +25,8 @@ from typing import Literal, TypedDict
 
 # %% ../nbs/05_sft.ipynb #b86380ab
 from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder
-from .core import UserError, cli, pick_device, read_json, read_jsonl, resolve, sample_dir, sha256_file
-from .core import stage, work_folder, write_atomic, write_folder
+from .core import UserError, cli, find_input, pick_device, read_json, read_jsonl, resolve, sample_dir
+from .core import sha256_file, stage, work_folder, write_atomic, write_folder
 from .core import NonNegativeFloat, Sha256, Share, project_root, write_json
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -40,6 +40,7 @@ from .text.records import record_files, source_name, write_records
 from .training.loop import Training, autocast, compute_dtype, fit, trainable_parameters
 from .training.optim import make_optimizer, schedule
 from .training.rows import Batch
+from .instructions.mix import TaskMixture, draw_epoch, readings, task_weights
 from .tokenizer import Tokenizer, encode_prompt
 from .model import HebrewGPT, ModelConfig, count_parameters, forward_flops
 
@@ -104,7 +105,7 @@ def split_examples(examples: list[dict],
 # %% ../nbs/05_sft.ipynb #6ddb7589
 def examples_folder(data: str) -> Path: # or a file
     "Where the examples lie: `data`, or sft/ in it; the sample if it is empty."
-    folder = resolve(data) if data else sample_dir()
+    folder = find_input(data) if data else sample_dir()
     return folder/"sft" if (folder/"sft").is_dir() else folder
 
 # %% ../nbs/05_sft.ipynb #953a4917
@@ -159,6 +160,14 @@ def pack_epoch(lengths: list[int], # tokens of each example
         rows += [[window[k] for k in row] for row in packed]
     return rows
 
+# %% ../nbs/05_sft.ipynb #cc29402e
+def answer_tokens(tasks: list[str], # of each example
+                  pieces: list[tuple]) -> Counter: # task -> tokens that are learned
+    "How many tokens the answers of each task have."
+    tokens = Counter()
+    for task, (_, targets) in zip(tasks, pieces): tokens[task] += sum(t >= 0 for t in targets)
+    return tokens
+
 # %% ../nbs/05_sft.ipynb #4129c5ad
 class ExampleBatches:
     "Packed batches of examples; the batches of a step depend on `seed` and the step alone."
@@ -166,15 +175,19 @@ class ExampleBatches:
                  context: int, # tokens a row; each example fits one
                  rows: int, # an optimizer step
                  seed: int=0,
-                 forward_tokens: int=4096): # a forward pass
-        self.pieces = [encode_example(tok, e) for e in examples]
+                 forward_tokens: int=4096, # a forward pass
+                 weights: dict={}): # task -> weight of its answers' tokens; none: each example once
+        self.pieces, self.tasks = [encode_example(tok, e) for e in examples], [e["task"] for e in examples]
         self.context, self.rows, self.seed, self.epochs = context, rows, seed, {}
         self.per_pass = max(1, forward_tokens // context) # rows
+        self.times = readings(answer_tokens(self.tasks, self.pieces), weights)
     def steps(self, epoch: int) -> list: # rows of pieces, by index, for each step
         "What each step of an epoch trains on."
         if epoch not in self.epochs:
             rng = random.Random(f"{self.seed} {epoch}")
-            packed = pack_epoch([len(inputs) for inputs, _ in self.pieces], self.context, rng)
+            drawn = sorted(draw_epoch(self.tasks, self.times, self.seed, epoch))
+            packed = pack_epoch([len(self.pieces[k][0]) for k in drawn], self.context, rng)
+            packed = [[drawn[i] for i in row] for row in packed]
             self.epochs[epoch] = [packed[i:i + self.rows] for i in range(0, len(packed), self.rows)]
         return self.epochs[epoch]
     def __call__(self, step: int) -> list[Batch]:
@@ -346,8 +359,9 @@ def tune_phase(net: HebrewGPT, # what learns in it is tuned
                tok: Tokenizer, number: int, phase: Phase, p: SimpleNamespace, # parameters of the stage
                key: dict) -> dict: # a line of the report
     "Train on a phase, from its last checkpoint if there is one."
-    rows, device = max(1, p.batch_tokens // p.context), pick_device(p.device)
-    batches = ExampleBatches(tok, phase.train, p.context, rows, p.seed, p.forward_tokens)
+    weights, device = task_weights(p.mixture, {e["task"] for e in phase.train}), pick_device(p.device)
+    rows = max(1, p.batch_tokens // p.context)
+    batches = ExampleBatches(tok, phase.train, p.context, rows, p.seed, p.forward_tokens, weights)
     steps, lr = count_steps(batches, p), p.lr2 if number > 1 and p.lr2 else p.lr
     training = Training(net, make_optimizer("adamw", net, adam_lr=lr, weight_decay=0.))
     t = fit(training, batches, resolve(p.run)/f"phase{number}", key | {"phase": number}, steps,
@@ -370,6 +384,7 @@ def checkpoint_key(p: SimpleNamespace, # parameters of the stage
     "What the weights of a run depend on."
     key = {k: v for k, v in vars(p).items() if k not in NOT_IN_KEY}
     examples = json.dumps([asdict(phase) for phase in phases]).encode()
+    key["mixture"] = task_weights(p.mixture, sorted({e["task"] for phase in phases for e in phase.train}))
     key["examples_sha"] = hashlib.sha256(examples).hexdigest()
     key["base_sha"] = base_sha(base)
     return key
@@ -574,9 +589,10 @@ def earlier_phases(run: Path) -> list[Path]: # of a run's folder
 @stage(earlier=earlier_phases, leftovers="phase?/checkpoints/[0-9]*.pt phase?/checkpoints/[0-9]*.json*")
 def sft(run: RunFolder = "runs/nb/sft", # where to write: phase1/, phase2/, adapter/, bundle/, test.jsonl
         base: InputPath = "", # bundle or run, published weights, folder of transformers, hf://owner/name; empty: a toy
-        data: InputPath = "", # file or folder of examples, or a folder with sft/ in it; empty: the sample
+        data: InputPath = "", # file or folder of examples, or one with sft/ in it, or open, the open set; empty: the sample
         phase1: InputPath = "", # the simple examples; empty: chosen from data
         phase2: InputPath = "", # the complex examples; empty: chosen from data
+        mixture: TaskMixture = "", # weights of tasks: a YAML file, even or tasks (as in instructions/3_mix); empty: none
         order: Order = "simple", # of the phases: simple first as published, reversed, or shuffled (both are controls)
         replay: Share = 0.0, # of the examples of the phase before, what share comes again
         epochs: PositiveFloat = 10.0, # passes over the examples of a phase, at most

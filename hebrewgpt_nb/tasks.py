@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from .bundle import SAMPLING
-from .core import UserError, resolve, sample_dir
+from .core import UserError, find_input, sample_dir
 from .text.clean import clean_text
 from .text.records import Quarantine, parse_example, read_checked, read_records, source_files
 from .grading import accuracy_by_group, answer_choices, complete, format_fault
@@ -36,7 +36,7 @@ def take_evenly(items: list, n: int) -> list:
 # %% ../nbs/evaluation/2_tasks.ipynb #477f5ef9
 def find_choices(choices: str) -> Path:
     "The file of choice questions: `choices` itself, or the one in that folder or its `eval/`; the sample's if empty."
-    here = resolve(choices or sample_dir())
+    here = find_input(choices or sample_dir())
     if not here.is_dir(): return here
     files = sorted([*here.glob("*choice*.jsonl"), *here.glob("eval/*choice*.jsonl")])
     if len(files) != 1: raise UserError(f"{here}: holds {len(files)} files named *choice*.jsonl: give the file itself")

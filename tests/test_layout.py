@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARY, NOTEBOOKS = ROOT/"hebrewgpt_nb", ROOT/"nbs"
 DOOR = ["data", "tokenizer", "tokenizer_json", "model", "quantize", "bundle", "generate", "metrics", "stock", "pretrain", "sft",
         "grading", "tasks", "evaluate", "release", "making", "bench", "jobs"]
-FOLDERS = ["core", "text", "grammar", "engine", "training", "door", "studies", "apps"] # each may import from those before it, and from itself
+FOLDERS = ["core", "text", "grammar", "instructions", "engine", "training", "door", "studies", "apps"] # each may import from those before it, and from itself
 
 
 def name_of(path: Path) -> str: # text.clean
@@ -66,7 +66,7 @@ def test_each_notebook_has_its_place():
     names = list(notebooks())
     door = [n for n in names if "/" not in n and n != "index"]
     assert all(re.fullmatch(r"\d\d_[a-z]+", n) for n in door) and len({n[:2] for n in door}) == len(door)
-    for folder in ("core", "text", "grammar", "engine", "training", "evaluation", "studies"):
+    for folder in ("core", "text", "grammar", "instructions", "engine", "training", "evaluation", "studies"):
         numbers = [int(n.split("/")[1].split("_")[0]) for n in names if n.startswith(folder + "/")]
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] in (0, 1)
 
@@ -84,6 +84,7 @@ READING = [ # the order in which the notebooks are read
     "core", "text.records", "text.clean", "text.copies", "text.sources", "text.shards", "text.mixture", "text.filter", "data",
     "text.prefixes", "text.rules", "tokenizer", "tokenizer_json", "grammar.verbs", "grammar.nouns", "grammar.words", "grammar.sentences",
     "grammar.exercises", "grammar.pairs",
+    "instructions.choices", "instructions.sets", "instructions.mix",
     "engine.scan", "engine.cpu", "engine.fused", "engine.loss", "engine.blocks", "model", "quantize", "bundle", "generate", "metrics", "stock",
     "training.rows", "training.optim", "training.checkpoint", "training.loop", "pretrain", "sft",
     "grading", "tasks", "evaluate", "release", "making", "bench", "jobs"]

@@ -137,6 +137,7 @@ def test_a_wheel_carries_library_and_sample(tmp_path):
     assert done.returncode == 0, done.stderr
     file, documents = done.stdout.split()
     assert file.startswith(str(tmp_path)) and int(documents) > 50
+    assert {"sample", "open", "grammar"} <= {p.name for p in (tmp_path/"site"/"hebrewgpt_nb").iterdir()} and wheel.stat().st_size < 5_000_000
 
 
 def test_the_sample_is_what_it_says():

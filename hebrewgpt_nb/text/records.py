@@ -18,7 +18,7 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 import zstandard
-from ..core import UserError, ordinary_file, resolve, write_file
+from ..core import UserError, find_input, ordinary_file, resolve, write_file
 
 # %% ../../nbs/text/0_records.ipynb #a1b0220f
 CHUNK, MAX_WINDOW = 1 << 20, 1 << 31 # bytes handed on at once, and of a window
@@ -310,7 +310,7 @@ def read_records(paths, # a file, a folder, or a list of them
 def source_files(data: str | Path, # a file, a folder, or a folder with `pretrain/`
                 ) -> dict: # source -> {"train": files, "valid": files}
     "What there is to clean."
-    path, found = resolve(data), {}
+    path, found = find_input(data), {}
     for file in record_files(path/"pretrain" if (path/"pretrain").is_dir() else path):
         roles = found.setdefault(source_name(file), dict(train=[], valid=[]))
         roles["valid" if ".valid." in file.name else "train"].append(file)
