@@ -526,7 +526,7 @@ class Asker:
     def ask_one(self, request: Request):
         "Ask for an answer, if it can be paid."
         read = tokens_sent(request.body)
-        most, paid = self.purse.cost(read, 3*request.tokens + 100), 0.
+        most, paid = self.purse.cost(3*read, 3*request.tokens + 100), 0. # thrice the guess
         if self.stop.is_set() or not self.purse.set_aside(most): return
         try:
             self.pace.wait(read + request.tokens, self.stop)
