@@ -843,7 +843,7 @@ def exercises(n: int, seed: int=0, names: list[str] | None=None) -> Iterator[dic
 @stage
 def make_exercises(run: RunFolder = "runs/nb/exercises", # grammar.jsonl goes here
                    n: PositiveInt = 10_000, # exercises
-                   seed: NonNegativeInt = 0,
+                   seed: NonNegativeInt = 0, # the same seed gives the same
                   ) -> dict: # exercises, kinds
     "Write exercises as examples for the sft stage."
     written = write_records(work_folder(run)/"grammar.jsonl", exercises(n, seed))
