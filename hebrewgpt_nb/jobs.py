@@ -24,7 +24,7 @@ STAGES = { # notebook -> the stage at its end; other notebooks only teach
     "04_pretrain": "pretrain.pretrain",
     "05_sft": "sft.sft",
     "06_eval": "evaluate.evaluate",
-    "08_making": "making.make_examples",
+    "12_making": "making.make_examples",
     "09_bench": "bench.bench",
     "studies/4_tokenizers": "studies.tokenizers.compare_tokenizers",
     "studies/7_tuning": "studies.tuning.compare_tuning",
