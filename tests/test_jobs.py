@@ -69,6 +69,7 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before
                         checkpoints="{run}/elsewhere", processes=2, fsdp=True, deterministic=True, compiled=False, device="cpu", dtype="bfloat16"),
     "04_pretrain:compiled": dict(run="{run}/compiled", data="{run}/data", tokenizer="{run}/tokenizer/tokenizer.model", steps=1, batch_tokens=256, context=128, compiled=True),
     "05_sft": dict(run="{run}/sft", base="{run}/base", data="{mine}/asks", steps=2, batch_tokens=512, context=128, lr=.5, rank=4, patience=1, eval_every=1, save_every=1, seed=7,
+                   columns="instruction=instruction", split=True,
                    device="cpu", dtype="bfloat16"),
     "05_sft:phases": dict(run="{run}/sft-phases", base="{run}/base", phase1="{mine}/asks/short.jsonl", phase2="{mine}/asks/long.jsonl", steps=1, batch_tokens=512, context=128, lr=.001),
     "06_eval": dict(run="{run}/eval", base="{run}/base", bundle="{run}/sft-phases", data="{run}/data", sft="{run}/sft", choices="{mine}/questions.jsonl", examples=3, generations=2,
