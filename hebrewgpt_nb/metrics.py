@@ -197,7 +197,7 @@ def encode_example(tok: Tokenizer,
         ids, targets = ids + asked + answer, targets + [-100] * len(asked) + answer
     return ids[:-1], targets[1:]
 
-# %% ../nbs/engine/7_metrics.ipynb #f834c26f
+# %% ../nbs/engine/7_metrics.ipynb #c76b26bc
 def decode_answers(tok: Tokenizer, targets: list[int]) -> list[str]:
     "The answers that are scored, each up to its end token."
     answers = [[]]
