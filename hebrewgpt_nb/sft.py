@@ -126,7 +126,8 @@ def phase_note(examples: list[dict], phases: list[list[dict]]) -> str: # empty: 
 
 # %% ../nbs/05_sft.ipynb #27083810
 def curriculum(data: str, phase1: str, phase2: str, # as the stage takes them
-               quarantine: Quarantine, columns: str="", split: bool=False) -> list[list[dict]]: # of each phase, one or two
+               quarantine: Quarantine, columns: str="", split: bool=False,
+              ) -> list[list[dict]]: # of each phase, one or two
     "The examples, simple ones first."
     phases = in_phases(read_all(data, phase1, phase2, quarantine, columns), split)
     print_quarantined("sft", quarantine)
@@ -273,7 +274,8 @@ def plan_notes(phases: list[list[dict]], # of `curriculum`
     notes, left_out = [], left_out_text([phase.left_out for phase in planned])
     if len(planned) < len(phases): notes.append("one phase: one of the two keeps examples about fewer than 3 questions")
     if left_out: notes.append(f"examples left out: {left_out}")
-    if cut := sum(phase.cut for phase in planned): notes.append(f"conversations cut after the last turn that fits: {cut}")
+    cut = sum(phase.cut for phase in planned)
+    if cut: notes.append(f"conversations cut after the last turn that fits: {cut}")
     few = {n: len(phase.test) for n, phase in enumerate(planned, 1) if len(phase.test) < FEW}
     return notes + [f"phase {n}: {count} test examples tell only a large difference" for n, count in few.items()]
 
@@ -286,7 +288,8 @@ def find_evaluations(p: SimpleNamespace) -> Path | None: # parameters of the sta
 
 # %% ../nbs/05_sft.ipynb #41bd357d
 def prepare_examples(p: SimpleNamespace, # parameters of the stage
-                     quarantine: Quarantine) -> tuple[Screened, dict]: # the examples of each phase; what is said of the data
+                     quarantine: Quarantine,
+                    ) -> tuple[Screened, dict]: # the examples of each phase; what is said of the data
     "Read the examples and look through them; raises `UserError` if none is left."
     read = read_all(p.data, p.phase1, p.phase2, quarantine, p.columns)
     phases, evals, bad_items = in_phases(read, p.split), find_evaluations(p), Quarantine()
@@ -298,7 +301,7 @@ def prepare_examples(p: SimpleNamespace, # parameters of the stage
     for line in (*reading_lines(read), *filter(None, [put_aside_text(quarantine)]), *found.lines(), *account["notes"]):
         print(f"sft: {line}")
     if any(found.phases): return found, account
-    raise UserError(f"no example is left of {len(read)}: {', '.join(f'{n} {why}' for why, n in found.counts().items())}")
+    raise UserError(f"no example is left of {len(read)}: {left_out_text([found.counts()])}")
 
 # %% ../nbs/05_sft.ipynb #8ec52c3f
 def answer_validator(tok: Tokenizer, examples: list[dict], context: int): # for `fit`
@@ -323,7 +326,8 @@ def tune_phase(net: HebrewGPT, # with adapters
     return dict(phase=number, **phase.counts(), steps=t.step, stopped_early=t.stopped, val_loss=t.best)
 
 # %% ../nbs/05_sft.ipynb #5b356101
-NOT_IN_KEY = ("run", "base", "data", "phase1", "phase2", "columns", "split", "device", "save_every") # of the inputs, the checksums count
+NOT_IN_KEY = ("run", "base", "data", "phase1", "phase2", "columns", "split", # of the inputs, the checksums count
+              "device", "save_every")
 
 def checkpoint_key(p: SimpleNamespace, # parameters of the stage
                    base: str, phases: list[Phase]) -> dict:

@@ -224,8 +224,10 @@ def encode_prompt(tok: Tokenizer, # without headings of its own, text can forge 
                   earlier=(), # turns before: dicts of instruction, output, and perhaps input
                  ) -> list[int]: # begins with the begin token
     "The prompt as ids, whose headings text cannot forge."
-    before = [[*encode_turn(tok, t["instruction"], t.get("input", "")), *tok.encode(t["output"]), tok.eos_id] for t in earlier]
-    return [tok.bos_id, *sum(before, []), *encode_turn(tok, instruction, input)]
+    ids = [tok.bos_id]
+    for turn in earlier:
+        ids += encode_turn(tok, turn["instruction"], turn.get("input", "")) + [*tok.encode(turn["output"]), tok.eos_id]
+    return ids + encode_turn(tok, instruction, input)
 
 # %% ../nbs/01_tokenizer.ipynb #2c78bf4d
 def measure_tokenizer(tok: Tokenizer, texts: list[str]) -> dict:

@@ -425,6 +425,8 @@ def run_cases(count, tok, place, first=0, only="", tell=lambda outcome: None):
 @contextlib.contextmanager
 def bounded_memory(more=1 << 30): # bytes beyond what the process has
     "What would read /dev/zero to its end is a MemoryError."
+    pd.DataFrame(dict(a=["x"])).to_parquet(table := io.BytesIO())
+    pd.read_parquet(table) # its allocator takes a GB of addresses when it is first used
     had, pages = resource.getrlimit(resource.RLIMIT_AS), int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, had[1]))
     try: yield

@@ -99,8 +99,10 @@ def one_answer(value):
 def raw_turns(fields: dict) -> list[dict] | str: # unchecked, or what is wrong
     "The turns that the fields of a row hold, the system prompt before the first."
     messages, earlier = messages_of(fields), fields.get("earlier") or []
-    if not isinstance(earlier, list) or not all(isinstance(t, dict) for t in earlier): return "earlier is no list of turns"
-    turns = turns_of(messages) if messages is not None else [*earlier, fields | dict(output=one_answer(fields.get("output")))]
+    are_turns = isinstance(earlier, list) and all(isinstance(t, dict) for t in earlier)
+    if not are_turns: return "earlier is no list of turns"
+    last = fields | dict(output=one_answer(fields.get("output")))
+    turns = [*earlier, last] if messages is None else turns_of(messages)
     if not turns: return "a conversation without an answer"
     if isinstance(turns, str) or not as_text(fields.get("system")).strip(): return turns
     first = turns[0] | dict(instruction=f"{as_text(fields['system'])}\n\n{as_text(turns[0].get('instruction'))}")
@@ -147,8 +149,8 @@ def decode_file(file: Path, raw: bytes) -> tuple[str, str]: # the text; its enco
 def read_text(file: Path) -> tuple[str, str]: # the text; its encoding, empty for UTF-8
     "A file that is read whole; raises `UserError`."
     raw = read_bytes(file, MAX_WHOLE)
-    if len(raw) > MAX_WHOLE: raise UserError(f"{readable(file)}: larger than 500 MB; make JSON lines or smaller files of it")
-    return decode_file(file, raw)
+    if len(raw) <= MAX_WHOLE: return decode_file(file, raw)
+    raise UserError(f"{readable(file)}: larger than 500 MB; make JSON lines or smaller files of it")
 
 # %% ../../nbs/text/10_examples.ipynb #7a4f738a
 SEPARATORS = {".csv": ",;\t|", ".tsv": "\t,;|"}
@@ -165,7 +167,8 @@ def table_rows(file: Path, text: str): # yields line number, row or what is wron
             fits = len(cells) == len(header) and not more
             yield lines.line_num, dict(zip(header, cells)) if fits else "another number of fields than the header has"
     except csv.Error as e:
-        raise UserError(f"{readable(file)}: line {lines.line_num}: {e}; in a quoted field, write each quote twice") from None
+        where = f"{readable(file)}: line {lines.line_num}"
+        raise UserError(f"{where}: {e}; in a quoted field, write each quote twice") from None
 
 # %% ../../nbs/text/10_examples.ipynb #ca39bd62
 def checked_rows(rows: list): # yields number, row or what is wrong
@@ -214,8 +217,9 @@ def hub_rows(name: str): # yields number, row
     try: rows = load_dataset(name, split="train")
     except (OSError, ValueError, DatasetsError) as e:
         why = (str(e).splitlines() or [type(e).__name__])[0]
-        raise UserError(f"{name}: no such file or folder here, and no such data set could be fetched from the hub ({why}); "
-                        "correct the path, or fetch it where there is a connection (HF_HUB_OFFLINE unset) and give its folder") from None
+        raise UserError(f"{name}: no such file or folder here, and no such data set could be fetched from the hub "
+                        f"({why}); correct the path, or fetch it where there is a connection (HF_HUB_OFFLINE unset) "
+                        "and give its folder") from None
     yield from enumerate(rows, 1)
 
 # %% ../../nbs/text/10_examples.ipynb #e7080bc4
@@ -290,7 +294,8 @@ def default_phase(place: Path | str) -> int: # 0: none
     "The phase that a file is named for."
     return phase_of(match[0]) if (match := re.match("phase[12]", Path(place).name, re.I)) else 0
 
-def account_rows(rows, account: Account, asked: dict[str, str]): # yields file, number, raw line, example or what is wrong
+def account_rows(rows, # of `open_rows`
+                 account: Account, asked: dict[str, str]): # yields file, number, raw line, example or what is wrong
     "Make an example of every row, and keep the account."
     task, phase = source_name(Path(account.place)), default_phase(account.place)
     for n, raw, row in rows:
@@ -313,10 +318,11 @@ def read_place(place: Path | str, # a file, or the name of a data set of the hub
     columns = ", ".join(list(account.columns)[:20])
     if not found and not alone and account.columns and not {"instruction", "output", "messages"} & set(account.used):
         return Examples(left={place: f"no columns of examples: {columns}"})
-    way_out = f"; its columns are {columns}: name yours, as columns=\"instruction=question,output=reply\"" if columns else ""
-    if not found: raise UserError(f"{readable(place)}: not one good line ({aside.counts or 'it is empty'}){way_out}")
     quarantine.extend(aside)
-    return Examples(found, [account.line(len(found))])
+    if found: return Examples(found, [account.line(len(found))])
+    way_out = 'name yours, as columns="instruction=question,output=reply"'
+    named = f"; its columns are {columns}: {way_out}" if columns else ""
+    raise UserError(f"{readable(place)}: not one good line ({aside.counts or 'it is empty'}){named}")
 
 # %% ../../nbs/text/10_examples.ipynb #dc5167ef
 def read_examples(paths, # a file, a folder, the name of a data set of the hub, or a list of them
@@ -340,4 +346,4 @@ def reading_lines(read: Examples) -> list[str]:
              + (f"; not used: {f['unused']}" if f["unused"] else "") for f in read.files]
     why = Counter(read.left.values())
     first = {reason: readable(path) for path, reason in reversed(read.left.items())}
-    return lines + [f"not read: {n} {'file' if n == 1 else 'files'} ({reason}), as {first[reason]}" for reason, n in why.items()]
+    return lines + [f"not read: {n} file{'s'[:n > 1]} ({reason}), as {first[reason]}" for reason, n in why.items()]

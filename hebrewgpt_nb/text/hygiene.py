@@ -44,7 +44,8 @@ def fault_of(e: dict, markers: list[str]) -> str: # empty: none
     texts = [turn[k] for turn in turns_in(e) for k in ("instruction", "input", "output")]
     if any(marker in text for marker in markers for text in texts): return "holds a heading of the prompt"
     if not all(LETTER.search(turn["output"]) for turn in turns_in(e)): return "an answer without a letter or digit"
-    return "" if all(turn["instruction"].strip() for turn in turns_in(e)) else "no instruction is left without the markup"
+    if not all(turn["instruction"].strip() for turn in turns_in(e)): return "an instruction of markup alone"
+    return ""
 
 # %% ../../nbs/text/11_hygiene.ipynb #b8b7888f
 SAME_QUESTION, SAME_ANSWER = .95, .9 # similarity from which on
@@ -86,7 +87,8 @@ def overlapping(texts, # of examples: str
     "The texts that share words with what is held out, other than a form's."
     texts, found = list(dict.fromkeys(texts)), set()
     each, often = [word_hashes(text) for text in texts], min(COMMON, max(2, len(texts) // 10))
-    words, owner = np.concatenate([np.zeros(0, np.uint32), *each]), np.repeat(np.arange(len(texts)), list(map(len, each)))
+    words = np.concatenate([np.zeros(0, np.uint32), *each])
+    owner = np.repeat(np.arange(len(texts)), list(map(len, each))) # of each word, its text
     for n, known in held.grams.items():
         grams, first, last = ngram_hashes(words, n), owner[:max(0, len(owner) - n + 1)], owner[n - 1:]
         shared = (first == last) & np.isin(grams, known)
@@ -118,9 +120,10 @@ def label_notes(examples: list[dict]) -> list[str]:
     for task, outputs in tasks.items():
         labels = Counter(outputs)
         label, most = labels.most_common(1)[0]
-        is_labels = len(outputs) >= MANY and 10 * len(labels) <= len(outputs) and median(len(o.split()) for o in outputs) <= 3
-        if is_labels and most > DOMINATES * len(outputs):
-            notes.append(f"task {task}: {most / len(outputs):.0%} of its {len(outputs):,} answers are {label!r}: always to say so is right as often")
+        few = len(outputs) >= MANY and 10 * len(labels) <= len(outputs)
+        if few and most > DOMINATES * len(outputs) and median(len(o.split()) for o in outputs) <= 3:
+            notes.append(f"task {task}: {most / len(outputs):.0%} of its {len(outputs):,} answers are {label!r}: "
+                         "always to say so is right as often")
     return notes
 
 # %% ../../nbs/text/11_hygiene.ipynb #d81aa710
