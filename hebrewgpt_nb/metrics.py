@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Sums', 'Scores', 'exp', 'pack_rows', 'collate_rows', 'losses_and_ranks', 'score_batch', 'score_pieces', 'windows',
-           'sum_scores', 'text_windows', 'score_texts', 'bits_per_byte', 'encode_example', 'encode_examples',
-           'score_answers', 'score_each_answer', 'paired_difference', 'choice_scores', 'repetition_rate']
+           'sum_scores', 'text_windows', 'score_texts', 'bits_per_byte', 'encode_example', 'decode_answers',
+           'encode_examples', 'score_answers', 'score_each_answer', 'paired_difference', 'choice_scores',
+           'repetition_rate']
 
 # %% ../nbs/engine/8_metrics.ipynb #304c40a4
 import bisect, math
@@ -14,7 +15,8 @@ from dataclasses import astuple, dataclass
 import torch
 from .core import UserError
 from .model import HebrewGPT
-from .tokenizer import Tokenizer, encode_prompt
+from .text.examples import turns_in
+from .tokenizer import Tokenizer, encode_turn
 from .generate import check_ids, eval_mode
 
 # %% ../nbs/engine/8_metrics.ipynb #f8541a7b
@@ -185,11 +187,24 @@ def bits_per_byte(model: HebrewGPT, tok: Tokenizer, texts: list[str]) -> float:
 
 # %% ../nbs/engine/8_metrics.ipynb #b7fc399b
 def encode_example(tok: Tokenizer,
-                   e: dict, # instruction, input, output
+                   e: dict, # instruction, input, output, and perhaps earlier turns
                   ) -> tuple[list[int], list[int]]: # inputs, targets
-    "Prompt and answer as ids; only the answer and the end token are targets, -100 is not scored."
-    prompt, answer = encode_prompt(tok, e["instruction"], e.get("input", "")), tok.encode(e["output"])
-    return prompt + answer, [-100] * (len(prompt) - 1) + answer + [tok.eos_id]
+    "Prompt and answer as ids; only answers and their end tokens are targets, -100 is not scored."
+    ids, targets = [tok.bos_id], [-100]
+    for turn in turns_in(e):
+        asked = encode_turn(tok, turn["instruction"], turn.get("input", ""))
+        answer = [*tok.encode(turn["output"]), tok.eos_id]
+        ids, targets = ids + asked + answer, targets + [-100] * len(asked) + answer
+    return ids[:-1], targets[1:]
+
+# %% ../nbs/engine/8_metrics.ipynb #c76b26bc
+def decode_answers(tok: Tokenizer, targets: list[int]) -> list[str]:
+    "The answers that are scored, each up to its end token."
+    answers = [[]]
+    for t in targets:
+        if t == tok.eos_id: answers.append([])
+        elif t >= 0: answers[-1].append(t)
+    return [tok.decode(ids) for ids in answers[:-1]]
 
 # %% ../nbs/engine/8_metrics.ipynb #3040c728
 def encode_examples(tok: Tokenizer, examples: list[dict],
@@ -199,11 +214,12 @@ def encode_examples(tok: Tokenizer, examples: list[dict],
     for e in examples:
         inputs, targets = encode_example(tok, e)
         if len(inputs) > context: continue
-        if tok.decode([t for t in targets if t >= 0]) != e["output"]:
-            raise UserError(f"an answer is not what its tokens decode to ({e['output'][:40]!r}): "
+        answers = [turn["output"] for turn in turns_in(e)]
+        if decode_answers(tok, targets) != answers:
+            raise UserError(f"an answer is not what its tokens decode to ({answers[-1][:40]!r}): "
                             "its bytes would not be those scored; clean it first")
         pieces.append((inputs, targets))
-        outputs.append(e["output"])
+        outputs.append("".join(answers))
     return pieces, outputs
 
 # %% ../nbs/engine/8_metrics.ipynb #c4535cc8

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['Order', 'Method', 'EIGHTHS', 'SHORT', 'WINDOW', 'TARGETS', 'MAMBA_TARGETS', 'FEW', 'NOT_IN_KEY', 'CARD', 'STUDENT',
-           'read_examples', 'question_of', 'fill_parts', 'assign_parts', 'split_examples', 'examples_folder',
-           'phase_files', 'order_by_answers', 'curriculum', 'why_left_out', 'pack_epoch', 'answer_tokens',
-           'ExampleBatches', 'adapted_modules', 'expected_modules', 'add_lora', 'halve_frozen', 'kept_by_block',
-           'tuning_memory', 'estimate_tuning', 'Phase', 'usable_examples', 'plan_phases', 'left_out_text', 'plan_notes',
-           'deal', 'arrange', 'answer_validator', 'count_steps', 'tune_phase', 'base_sha', 'checkpoint_key',
-           'load_base', 'prepare', 'toy_parameters', 'base_bundle', 'example_files', 'licences_of', 'adapter_card',
-           'MadeFor', 'save_adapter', 'load_adapted', 'save_tuned', 'shown_path', 'ways_on', 'held_out_losses',
-           'tune_phases', 'figures', 'tune', 'earlier_phases', 'sft', 'score_and_answer', 'verdict', 'compare_row',
-           'compare_groups', 'answer_text']
+           'fill_parts', 'assign_parts', 'split_examples', 'examples_place', 'read_all', 'simple_tasks', 'in_phases',
+           'phase_note', 'curriculum', 'why_left_out', 'fit_turns', 'pack_epoch', 'answer_tokens', 'ExampleBatches',
+           'adapted_modules', 'expected_modules', 'add_lora', 'halve_frozen', 'kept_by_block', 'tuning_memory',
+           'estimate_tuning', 'Phase', 'usable_examples', 'keep_apart', 'plan_phases', 'left_out_text', 'plan_notes',
+           'find_evaluations', 'prepare_examples', 'deal', 'arrange', 'answer_validator', 'count_steps', 'tune_phase',
+           'base_sha', 'checkpoint_key', 'load_base', 'prepare', 'toy_parameters', 'base_bundle', 'example_files',
+           'licences_of', 'adapter_card', 'MadeFor', 'save_adapter', 'load_adapted', 'save_tuned', 'shown_path',
+           'ways_on', 'held_out_losses', 'tune_phases', 'figures', 'tune', 'earlier_phases', 'sft', 'score_and_answer',
+           'verdict', 'compare_row', 'compare_groups', 'answer_text']
 
 # %% ../nbs/05_sft.ipynb #bc5ab478
 import hashlib, json, math, random, shlex
@@ -24,51 +24,37 @@ from types import SimpleNamespace
 from typing import Literal, TypedDict
 
 # %% ../nbs/05_sft.ipynb #b86380ab
-from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder
+from .core import DataSet, Device, Dtype, InputPath, NonNegativeInt, PositiveFloat, PositiveInt, RunFolder
 from .core import UserError, cli, find_input, pick_device, read_json, read_jsonl, resolve, sample_dir
 from .core import sha256_file, stage, work_folder, write_atomic, write_folder
 from .core import NonNegativeFloat, Sha256, Share, project_root, write_json
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from .bundle import find_bundle, load_bundle, save_bundle, weight_shapes
+from .data import eval_folder, eval_texts
 from .engine.blocks import KINDS
 from .stock import is_bundle, load_model
 
 # %% ../nbs/05_sft.ipynb #c2b5b5ec
-from .text.records import Quarantine, parse_example, print_quarantined, read_checked, read_objects
-from .text.records import record_files, source_name, write_records
+from .text.examples import Examples, question_of, read_examples, reading_lines, turns_in
+from .text.hygiene import Screened, label_notes, screen_examples, tested_examples
+from .text.records import Quarantine, print_quarantined, put_aside_text, write_records
 from .training.loop import Training, autocast, compute_dtype, fit, trainable_parameters
 from .training.optim import make_optimizer, schedule
 from .training.rows import Batch
 from .instructions.mix import TaskMixture, draw_epoch, readings, task_weights
-from .tokenizer import Tokenizer, encode_prompt
+from .tokenizer import HEADINGS, Tokenizer, encode_prompt
 from .model import HebrewGPT, ModelConfig, count_parameters, forward_flops
 
 # %% ../nbs/05_sft.ipynb #1f3ea51f
 from .generate import generate
-from .metrics import Scores, collate_rows, encode_example, pack_rows
+from .metrics import Scores, collate_rows, decode_answers, encode_example, pack_rows
 from .metrics import paired_difference, score_answers, score_each_answer
 from .pretrain import pretrain
 
 # %% ../nbs/05_sft.ipynb #6a5c604a
 Order = Literal["simple", "reversed", "shuffled"] # of the phases
 Method = Literal["lora", "rslora", "dora", "full"] # of tuning; full: no adapters
-
-# %% ../nbs/05_sft.ipynb #473312cd
-def read_examples(paths, # a file, a folder, or a list of them
-                  quarantine: Quarantine, # takes what could not be used
-                 ) -> list[dict]: # instruction, input, output, task
-    "Instruction examples from JSONL files; a task that is not named is the file's."
-    examples = []
-    for path in record_files(paths):
-        task = source_name(path)
-        examples += [e | {"task": e["task"].strip() or task} for e in read_checked(path, parse_example, quarantine)]
-    return examples
-
-# %% ../nbs/05_sft.ipynb #d0e561d9
-def question_of(e: dict) -> str:
-    "What an example asks about: its input, or the instruction where there is none."
-    return e["input"].strip() or e["instruction"].strip()
 
 # %% ../nbs/05_sft.ipynb #809e0ce1
 def fill_parts(part: dict[str, str], # question -> train, valid or test
@@ -103,38 +89,59 @@ def split_examples(examples: list[dict],
     return {name: [e for e in examples if part[question_of(e)] == name] for name in ("train", "valid", "test")}
 
 # %% ../nbs/05_sft.ipynb #6ddb7589
-def examples_folder(data: str) -> Path: # or a file
+def examples_place(data: str) -> str | Path: # the name of a data set of the hub, a file or a folder
     "Where the examples lie: `data`, or sft/ in it; the sample if it is empty."
     folder = find_input(data) if data else sample_dir()
+    if not folder.exists(): return data
     return folder/"sft" if (folder/"sft").is_dir() else folder
 
 # %% ../nbs/05_sft.ipynb #953a4917
-def phase_files(data: str, phase1: str, phase2: str) -> list[list[Path]]: # empty lists where none are named
-    "The files of the two phases, as they were given or by their names in `data`."
+def read_all(data: str, phase1: str, phase2: str, # as the stage takes them
+             quarantine: Quarantine, columns: str="") -> Examples: # each with its `phase`, where one is named
+    "All examples of a job; raises `UserError`."
     if bool(phase1) != bool(phase2):
         raise UserError("phase1 and phase2 go together: give both, or all examples as data")
-    if phase1: return [[resolve(phase1)], [resolve(phase2)]]
-    return [sorted(examples_folder(data).glob(f"phase{n}*.jsonl*")) for n in (1, 2)]
+    if not phase1: return read_examples(examples_place(data), quarantine, columns)
+    both = [read_examples(phase, quarantine, columns) for phase in (phase1, phase2)]
+    for n, some in enumerate(both, 1):
+        for e in some: e["phase"] = n
+    return both[0] + both[1]
 
 # %% ../nbs/05_sft.ipynb #8f93ff36
 SHORT = 3 # words in the median answer of a simple task
 
-def order_by_answers(examples: list[dict]) -> list[list[dict]]: # one phase or two
-    "The simple tasks, then the others."
+def simple_tasks(examples: list[dict]) -> set[str]:
+    "The tasks of short answers."
     tasks = {}
-    for e in examples: tasks.setdefault(e["task"], []).append(e)
-    words = {task: median(len(e["output"].split()) for e in some) for task, some in tasks.items()}
-    simple = [e for task, some in tasks.items() if words[task] <= SHORT for e in some]
-    others = [e for task, some in tasks.items() if words[task] > SHORT for e in some]
-    return [phase for phase in (simple, others) if phase]
+    for e in examples: tasks.setdefault(e["task"], []).append(len(e["output"].split()))
+    return {task for task, words in tasks.items() if median(words) <= SHORT}
+
+# %% ../nbs/05_sft.ipynb #aef876d0
+def in_phases(examples: list[dict], split: bool=False) -> list[list[dict]]: # the examples of each phase, one or two
+    "The phases that examples name or, if it is asked for, the simple tasks and the others."
+    simple = simple_tasks([e for e in examples if "phase" not in e])
+    two = split or {e.get("phase") for e in examples} >= {1, 2}
+    number = [e.get("phase", 1 if e["task"] in simple else 2) if two else 1 for e in examples]
+    plain = [{k: v for k, v in e.items() if k != "phase"} for e in examples]
+    return [[e for e, n in zip(plain, number) if n == phase] for phase in (1, 2) if phase in number]
+
+# %% ../nbs/05_sft.ipynb #ac48b87f
+def phase_note(examples: list[dict], phases: list[list[dict]]) -> str: # empty: nothing to say
+    "Who is in which phase, where the data did not say it of all."
+    unnamed = [e for e in examples if "phase" not in e]
+    if len(phases) == 1 and unnamed: return "one phase: data names no two, and split is false"
+    if len(phases) == 1 or not unnamed: return ""
+    simple = simple_tasks(unnamed)
+    others = {e["task"] for e in unnamed} - simple
+    return (f"{len(unnamed):,} examples name no phase: by the length of their answers "
+            f"{', '.join(sorted(simple)) or 'none'} are in phase 1, {', '.join(sorted(others)) or 'none'} in phase 2")
 
 # %% ../nbs/05_sft.ipynb #27083810
 def curriculum(data: str, phase1: str, phase2: str, # as the stage takes them
-               quarantine: Quarantine) -> list[list[dict]]: # the examples of each phase, one or two
+               quarantine: Quarantine, columns: str="", split: bool=False,
+              ) -> list[list[dict]]: # of each phase, one or two
     "The examples, simple ones first."
-    named = phase_files(data, phase1, phase2)
-    if all(named): phases = [read_examples(files, quarantine) for files in named]
-    else: phases = order_by_answers(read_examples(examples_folder(data), quarantine))
+    phases = in_phases(read_all(data, phase1, phase2, quarantine, columns), split)
     print_quarantined("sft", quarantine)
     return phases
 
@@ -143,8 +150,16 @@ def why_left_out(tok: Tokenizer, e: dict, context: int) -> str: # empty: it is u
     "Why an example cannot be used: it shall fit a row of `context` tokens, and come back from the tokenizer."
     inputs, targets = encode_example(tok, e)
     if len(inputs) > context: return f"longer than context {context}"
-    if tok.decode([t for t in targets if t >= 0]) != e["output"]: return "the tokenizer does not give the answer back"
-    return ""
+    answers = [turn["output"] for turn in turns_in(e)]
+    return "" if decode_answers(tok, targets) == answers else "the tokenizer does not give the answer back"
+
+# %% ../nbs/05_sft.ipynb #9cb6f558
+def fit_turns(tok: Tokenizer, e: dict, context: int) -> dict: # the example itself, if it fits or has one turn
+    "A conversation without the last turns, if these do not fit."
+    while "earlier" in e and len(encode_example(tok, e)[0]) > context:
+        *before, last = e["earlier"]
+        e = {k: v for k, v in e.items() if k != "earlier"} | last | (dict(earlier=before) if before else {})
+    return e
 
 # %% ../nbs/05_sft.ipynb #81a59e35
 WINDOW = 256 # examples packed together: few enough that rows stay shuffled, enough to fill them
@@ -270,6 +285,7 @@ class Phase:
     valid: list[dict]
     test: list[dict]
     left_out: dict[str, int] # reason -> examples
+    cut: int=0 # conversations, after the last turn that fits
 
     def counts(self) -> dict:
         "How many examples of each kind."
@@ -277,25 +293,42 @@ class Phase:
         return sizes | {"left out": sum(self.left_out.values())}
 
 # %% ../nbs/05_sft.ipynb #e7906991
-def usable_examples(examples: list[dict], tok: Tokenizer, context: int) -> tuple[list[dict], Counter]:
-    "Those that can be used, and how many cannot, by reason."
-    reasons = [why_left_out(tok, e, context) for e in examples]
-    return [e for e, reason in zip(examples, reasons) if not reason], Counter(filter(None, reasons))
+def usable_examples(examples: list[dict], tok: Tokenizer, context: int) -> tuple[list[dict], Counter, int]:
+    "Those that can be used, how many cannot, by reason, and how many conversations were cut."
+    fitting = [fit_turns(tok, e, context) for e in examples]
+    reasons = [why_left_out(tok, e, context) for e in fitting]
+    kept = [e for e, reason in zip(fitting, reasons) if not reason]
+    cut = sum(e is not whole and not reason for e, whole, reason in zip(fitting, examples, reasons))
+    return kept, Counter(filter(None, reasons)), cut
+
+# %% ../nbs/05_sft.ipynb #5f6a7d82
+def keep_apart(planned: list[Phase]):
+    "Leave out what the test part holds."
+    test = [e for phase in planned for e in phase.test]
+    passages, questions = [e["input"] for e in test if e["input"].strip()], list(dict.fromkeys(map(question_of, test)))
+    learned = [e for phase in planned for e in phase.train + phase.valid]
+    known = {id(learned[n]) for n in tested_examples(learned, passages, questions)}
+    for phase in planned:
+        parts = phase.train, phase.valid
+        phase.train, phase.valid = ([e for e in part if id(e) not in known] for part in parts)
+        lost = sum(map(len, parts)) - len(phase.train) - len(phase.valid)
+        if lost: phase.left_out["overlaps the test part"] = lost
 
 # %% ../nbs/05_sft.ipynb #3cd41b0a
 def plan_phases(phases: list[list[dict]], # of `curriculum`
                 tok: Tokenizer, context: int) -> list[Phase]:
     "Leave out what cannot be used, and split; raises `UserError` if too little is left."
-    kept, left_out = map(list, zip(*(usable_examples(examples, tok, context) for examples in phases)))
+    kept, left_out, cut = map(list, zip(*(usable_examples(examples, tok, context) for examples in phases)))
     if not any(kept):
         raise UserError(f"no example is left of {sum(map(len, phases))}: {left_out_text(left_out)}; raise context")
     if min(len(set(map(question_of, some))) for some in kept) < 3:
-        kept, left_out = [sum(kept, [])], [sum(left_out, Counter())]
+        kept, left_out, cut = [sum(kept, [])], [sum(left_out, Counter())], [sum(cut)]
     planned, placed = [], {}
-    for some, reasons in zip(kept, left_out):
+    for some, reasons, n in zip(kept, left_out, cut):
         parts = split_examples(some, placed)
         placed |= {question_of(e): name for name, part in parts.items() for e in part}
-        planned.append(Phase(**parts, left_out=dict(reasons)))
+        planned.append(Phase(**parts, left_out=dict(reasons), cut=n))
+    keep_apart(planned)
     return planned
 
 def left_out_text(left_out: list[dict]) -> str: # reason -> examples, of each phase
@@ -309,13 +342,36 @@ def plan_notes(phases: list[list[dict]], # of `curriculum`
                planned: list[Phase]) -> list[str]: # a line each
     "What a user should know of the plan before it runs."
     notes, left_out = [], left_out_text([phase.left_out for phase in planned])
-    if len(phases) == 1:
-        notes.append("one phase: all tasks have short answers, or none has; phase1 and phase2 name other phases")
-    elif len(planned) == 1:
-        notes.append("one phase: one of the two keeps examples about fewer than 3 questions")
+    if len(planned) < len(phases): notes.append("one phase: one of the two keeps examples about fewer than 3 questions")
     if left_out: notes.append(f"examples left out: {left_out}")
+    cut = sum(phase.cut for phase in planned)
+    if cut: notes.append(f"conversations cut after the last turn that fits: {cut}")
     few = {n: len(phase.test) for n, phase in enumerate(planned, 1) if len(phase.test) < FEW}
     return notes + [f"phase {n}: {count} test examples tell only a large difference" for n, count in few.items()]
+
+# %% ../nbs/05_sft.ipynb #c2f98a28
+def find_evaluations(p: SimpleNamespace) -> Path | None: # parameters of the stage
+    "The folder of evaluation items that lies in the data or beside it, if there is one."
+    place = Path(resolve(p.phase1)) if p.phase1 else examples_place(p.data)
+    if not isinstance(place, Path): return None # on the hub
+    return next(filter(None, (eval_folder(folder, "") for folder in (place, *place.parents[:2]))), None)
+
+# %% ../nbs/05_sft.ipynb #41bd357d
+def prepare_examples(p: SimpleNamespace, # parameters of the stage
+                     quarantine: Quarantine,
+                    ) -> tuple[Screened, dict]: # the examples of each phase; what is said of the data
+    "Read the examples and look through them; raises `UserError` if none is left."
+    read = read_all(p.data, p.phase1, p.phase2, quarantine, p.columns)
+    phases, evals, bad_items = in_phases(read, p.split), find_evaluations(p), Quarantine()
+    found = screen_examples(phases, [h.strip() for h in HEADINGS], list(eval_texts(evals, bad_items)) if evals else [])
+    notes = [phase_note(read, phases), f"kept apart from the evaluation sets in {evals}" if evals else "",
+             f"evaluation items: {put_aside_text(bad_items)}" if bad_items else "", *label_notes(sum(found.phases, []))]
+    account = dict(files=read.files, not_read=Counter(read.left.values()), mended=found.mended, dropped=found.counts(),
+                   notes=[note for note in notes if note])
+    for line in (*reading_lines(read), *filter(None, [put_aside_text(quarantine)]), *found.lines(), *account["notes"]):
+        print(f"sft: {line}")
+    if any(found.phases): return found, account
+    raise UserError(f"no example is left of {len(read)}: {left_out_text([found.counts()])}")
 
 # %% ../nbs/05_sft.ipynb #0ee7cebf
 def deal(hands: list[list], rng: random.Random) -> list[list]: # as long as before
@@ -373,7 +429,8 @@ def tune_phase(net: HebrewGPT, # what learns in it is tuned
     return dict(phase=number, **phase.counts(), steps=t.step, epochs=epochs, stopped_early=t.stopped, val_loss=t.best)
 
 # %% ../nbs/05_sft.ipynb #5b356101
-NOT_IN_KEY = ("run", "base", "data", "phase1", "phase2", "device", "save_every") # of the inputs, the checksums count
+NOT_IN_KEY = ("run", "base", "data", "phase1", "phase2", "columns", "split", # of the inputs, the checksums count
+              "device", "save_every")
 
 def base_sha(base: str | Path) -> str:
     "The checksum of a bundle's weights."
@@ -425,14 +482,13 @@ def base_bundle(p: SimpleNamespace, # parameters of the stage
     return f"{p.run}/base", run/"base"
 
 # %% ../nbs/05_sft.ipynb #82bac243
-def example_files(p: SimpleNamespace) -> list[Path]: # parameters of the stage
+def example_files(p: SimpleNamespace) -> list[dict]: # parameters of the stage -> as of `Examples.files`
     "The files that the examples come from."
-    named = phase_files(p.data, p.phase1, p.phase2)
-    return [file for some in named for file in record_files(some)] if all(named) else record_files(examples_folder(p.data))
+    return read_all(p.data, p.phase1, p.phase2, Quarantine(), p.columns).files
 
-def licences_of(files: list[Path]) -> list[str]:
+def licences_of(files: list[dict]) -> list[str]:
     "The licences that examples name."
-    return sorted({str(e["license"]) for file in files for e in read_objects(file, []) if e.get("license")})
+    return sorted({name for file in files for name in file["licenses"]})
 
 # %% ../nbs/05_sft.ipynb #54b3bc16
 CARD = """---
@@ -564,21 +620,23 @@ def tune(p: SimpleNamespace) -> dict: # parameters of the stage -> its result
     if p.batch_tokens < p.context:
         raise UserError(f"batch_tokens is {p.batch_tokens}: a step needs at least one row of {p.context}")
     run, aside = work_folder(p.run), Quarantine()
-    examples = curriculum(p.data, p.phase1, p.phase2, aside)
+    found, account = prepare_examples(p, aside)
     base, place = base_bundle(p, run)
     model, tok = load_base(place, p)
-    planned = plan_phases(examples, tok, p.context)
+    planned = plan_phases(found.phases, tok, p.context)
     phases = arrange(planned, p.order, p.replay, p.seed)
     p = SimpleNamespace(**vars(p) | dict(run=run)) # from here on, what is written
-    notes = plan_notes(examples, planned)
+    notes = plan_notes(found.phases, planned)
     for line in notes: print(f"sft: {line}")
     write_records(run/"quarantine.jsonl", aside)
+    write_records(run/"dropped.jsonl", found.dropped)
     write_records(run/"test.jsonl", [e | {"phase": n} for n, phase in enumerate(phases, 1) for e in phase.test])
     torch.manual_seed(p.seed)
     adapted = prepare(model, p)
     report = tune_phases(model, tok, phases, p, checkpoint_key(p, place, phases))
     save_tuned(adapted, tok, p, base, place, report)
-    return dict(phases=report, quarantined=aside.counts, notes=notes, base=base) | figures(model, report)
+    told = dict(quarantined=aside.counts, notes=account.pop("notes") + notes, data=account, base=base)
+    return dict(phases=report) | told | figures(model, report)
 
 # %% ../nbs/05_sft.ipynb #da9db03f
 def earlier_phases(run: Path) -> list[Path]: # of a run's folder
@@ -589,9 +647,11 @@ def earlier_phases(run: Path) -> list[Path]: # of a run's folder
 @stage(earlier=earlier_phases, leftovers="phase?/checkpoints/[0-9]*.pt phase?/checkpoints/[0-9]*.json*")
 def sft(run: RunFolder = "runs/nb/sft", # where to write: phase1/, phase2/, adapter/, bundle/, test.jsonl
         base: InputPath = "", # bundle or run, published weights, folder of transformers, hf://owner/name; empty: a toy
-        data: InputPath = "", # file or folder of examples, or one with sft/ in it, or open, the open set; empty: the sample
-        phase1: InputPath = "", # the simple examples; empty: chosen from data
-        phase2: InputPath = "", # the complex examples; empty: chosen from data
+        data: DataSet = "", # file or folder of examples, or one with sft/ in it, a hub data set, or open; empty: the sample
+        phase1: InputPath = "", # the simple examples; empty: those that data says are simple
+        phase2: InputPath = "", # the complex examples; empty: those that data says are complex
+        columns: str = "", # of other names than usual: instruction=question,output=reply
+        split: bool = False, # two phases by the length of answers, where data names none
         mixture: TaskMixture = "", # weights of tasks: a YAML file, even or tasks (as in instructions/3_mix); empty: none
         order: Order = "simple", # of the phases: simple first as published, reversed, or shuffled (both are controls)
         replay: Share = 0.0, # of the examples of the phase before, what share comes again
@@ -628,7 +688,7 @@ def score_and_answer(path: str, # a bundle, or a run that holds one
     device = pick_device(device)
     model, tok = load_bundle(path, device)
     with autocast(device, dtype): scores = score_each_answer(model, tok, examples)
-    prompts = [encode_prompt(tok, e["instruction"], e["input"]) for e in asked]
+    prompts = [encode_prompt(tok, e["instruction"], e["input"], e.get("earlier", ())) for e in asked]
     return scores, generate(model, tok, prompts, max_new_tokens=max_new_tokens, temperature=0)
 
 # %% ../nbs/05_sft.ipynb #733df4d7
@@ -667,7 +727,8 @@ def compare_groups(examples: list[dict], # of test.jsonl
 # %% ../nbs/05_sft.ipynb #0016f13d
 def answer_text(e: dict, base: str, tuned: str) -> str: # lines in Hebrew
     "A question with the answer wanted, the base's and the tuned model's."
-    lines = {"הוראה": e["instruction"], "קלט": e["input"], "התשובה הרצויה": e["output"],
+    before = "\n".join(f"{turn['instruction']}\n{turn['output']}" for turn in e.get("earlier", ()))
+    lines = {"השיחה עד כה": before, "הוראה": e["instruction"], "קלט": e["input"], "התשובה הרצויה": e["output"],
              "מודל הבסיס": base.strip() or "(לא ענה)", "אחרי הכוונון": tuned.strip() or "(לא ענה)"}
     return "\n".join(f"{name}: {text}" for name, text in lines.items() if text)
 

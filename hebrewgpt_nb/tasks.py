@@ -18,7 +18,8 @@ from pathlib import Path
 from .bundle import SAMPLING
 from .core import UserError, find_input, sample_dir
 from .text.clean import clean_text
-from .text.records import Quarantine, parse_example, read_checked, read_records, source_files
+from .text.examples import parse_row
+from .text.records import Quarantine, read_checked, read_records, source_files
 from .grading import accuracy_by_group, answer_choices, complete, format_fault
 from .grading import make_metric, mean_metric, read_choices
 from .grammar.pairs import Pair, minimal_pairs
@@ -86,7 +87,7 @@ class Inputs:
     def texts(self) -> list[dict]: return read_valid(self.data, self.quarantine) # source, text
     @cached_property
     def test(self) -> list[dict]: # instruction, input, output
-        found = read_checked(self.examples, parse_example, self.quarantine) if self.examples else []
+        found = read_checked(self.examples, parse_row, self.quarantine) if self.examples else []
         return take_evenly(found, self.limit)
     @cached_property
     def questions(self) -> list[dict]: return read_choices(find_choices(self.choices), self.quarantine)
@@ -181,7 +182,8 @@ def continuation_metrics(model, tok, prompts: list[str], inputs: Inputs, tick=no
 def reply_to(model, tok, e: dict, # instruction, input, output
              max_new_tokens: int) -> dict: # with text, finish_reason, fault
     "Answer an instruction."
-    reply = complete(model, tok, encode_prompt(tok, e["instruction"], e["input"]), max_new_tokens)
+    prompt = encode_prompt(tok, e["instruction"], e["input"], e.get("earlier", ()))
+    reply = complete(model, tok, prompt, max_new_tokens)
     return e | vars(reply) | dict(fault=format_fault(reply, e["output"]))
 
 # %% ../nbs/evaluation/2_tasks.ipynb #7a50a6bb

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['KINDS', 'Kind', 'CONTROLS', 'OPTIONS', 'RULE_PRICE', 'LONGEST', 'HEADINGS', 'SURROGATE', 'COLOURS', 'PARAGRAPH',
            'lowest_hashes', 'subsample', 'trainer_error', 'kind_options', 'train_tokenizer', 'open_model', 'piece_ids',
-           'byte_ids', 'ModelFile', 'TextEncoder', 'Tokenizer', 'format_prompt', 'encode_prompt', 'measure_tokenizer',
-           'Pieces', 'readable_pieces', 'show_pieces', 'training_texts', 'with_progress', 'split_files',
-           'make_tokenizer']
+           'byte_ids', 'ModelFile', 'TextEncoder', 'Tokenizer', 'format_prompt', 'encode_turn', 'encode_prompt',
+           'measure_tokenizer', 'Pieces', 'readable_pieces', 'show_pieces', 'training_texts', 'with_progress',
+           'split_files', 'make_tokenizer']
 
 # %% ../nbs/01_tokenizer.ipynb #6ea1005b
 import hashlib, html, io, itertools, re, tempfile, zlib
@@ -207,15 +207,27 @@ def format_prompt(instruction: str, # what is asked
     "The prompt as text, as the Instruct card has it; all three headings always."
     return f"{HEADINGS[0]}{instruction}{HEADINGS[1]}{input}{HEADINGS[2]}"
 
+# %% ../nbs/01_tokenizer.ipynb #9c52507b
+def encode_turn(tok: Tokenizer, # without headings of its own, text can forge them
+                instruction: str, # what is asked
+                input: str="", # what it is asked about
+               ) -> list[int]: # up to and with the heading of the answer
+    "What is asked, as ids."
+    if not tok.heading_ids: return tok.encode(format_prompt(instruction, input))
+    ask, given, answer = tok.heading_ids
+    return [ask, *tok.encode(instruction), given, *tok.encode(input), answer]
+
 # %% ../nbs/01_tokenizer.ipynb #3d8d1dc3
 def encode_prompt(tok: Tokenizer, # without headings of its own, text can forge them
                   instruction: str, # what is asked
                   input: str="", # what it is asked about
+                  earlier=(), # turns before: dicts of instruction, output, and perhaps input
                  ) -> list[int]: # begins with the begin token
     "The prompt as ids, whose headings text cannot forge."
-    if not tok.heading_ids: return [tok.bos_id, *tok.encode(format_prompt(instruction, input))]
-    ask, given, answer = tok.heading_ids
-    return [tok.bos_id, ask, *tok.encode(instruction), given, *tok.encode(input), answer]
+    ids = [tok.bos_id]
+    for turn in earlier:
+        ids += encode_turn(tok, turn["instruction"], turn.get("input", "")) + [*tok.encode(turn["output"]), tok.eos_id]
+    return ids + encode_turn(tok, instruction, input)
 
 # %% ../nbs/01_tokenizer.ipynb #2c78bf4d
 def measure_tokenizer(tok: Tokenizer, texts: list[str]) -> dict:

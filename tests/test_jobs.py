@@ -2,7 +2,7 @@
 from a folder of one's own; every file of jobs/ and every target of the Makefile with its sizes shrunk."""
 import inspect, json, os, re, shutil, subprocess, sys, time, urllib.request
 from pathlib import Path
-import nbformat, pytest, yaml
+import nbformat, pandas as pd, pytest, yaml
 from conftest import small
 from hebrewgpt_nb.bundle import save_bundle
 from hebrewgpt_nb.core import read_json, read_jsonl, read_stamp, sample_dir
@@ -43,7 +43,8 @@ def mine(tmp_path_factory):
     (place/"texts"/"recipes.jsonl").write_text("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in documents), encoding="utf8")
     examples = [dict(instruction=f"כתבו את המילה הראשונה במשפט מספר {n}.", input=some[150 + n], output=some[150 + n].split()[0] if n % 2 else some[200 + n]) for n in range(30)]
     (place/"asks").mkdir()
-    for name, part in (("short", examples[1::2]), ("long", examples[::2])): write_records(place/"asks"/f"{name}.jsonl", part)
+    pd.DataFrame(examples[1::2]).rename(columns=dict(instruction="ask")).to_csv(place/"asks"/"short.csv", index=False, encoding="utf-8-sig")
+    write_records(place/"asks"/"more"/"long.jsonl.gz", examples[::2])
     (place/"questions.jsonl").write_text((sample_dir()/"eval"/"choices.jsonl").read_text(encoding="utf8").split("\n")[0] + "\n", encoding="utf8")
     (place/"evals").mkdir()
     (place/"evals"/"held.jsonl").write_text(json.dumps(dict(text=documents[3]["text"]), ensure_ascii=False) + "\n", encoding="utf8")
@@ -74,8 +75,8 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before; {endp
                         checkpoints="{run}/elsewhere", processes=2, fsdp=True, deterministic=True, compiled=False, device="cpu", dtype="bfloat16"),
     "04_pretrain:compiled": dict(run="{run}/compiled", data="{run}/data", tokenizer="{run}/tokenizer/tokenizer.model", steps=1, batch_tokens=256, context=128, compiled=True),
     "05_sft": dict(run="{run}/sft", base="{run}/base", data="{mine}/asks", mixture="even", steps=2, batch_tokens=512, context=128, lr=.5, rank=4, patience=1, eval_every=1, save_every=1, seed=7,
-                   order="reversed", replay=.5, epochs=3., forward_tokens=256, method="dora", mamba=True, lr2=.1, warmup=.5, device="cpu", dtype="bfloat16"),
-    "05_sft:phases": dict(run="{run}/sft-phases", base="{run}/base", phase1="{mine}/asks/short.jsonl", phase2="{mine}/asks/long.jsonl", steps=1, batch_tokens=512, context=128, lr=.001),
+                   columns="instruction=ask", split=True, order="reversed", replay=.5, epochs=3., forward_tokens=256, method="dora", mamba=True, lr2=.1, warmup=.5, device="cpu", dtype="bfloat16"),
+    "05_sft:phases": dict(run="{run}/sft-phases", base="{run}/base", phase1="{mine}/asks/short.csv", phase2="{mine}/asks/more", columns="instruction=ask", steps=1, batch_tokens=512, context=128, lr=.001),
     "06_eval": dict(run="{run}/eval", base="{run}/base", bundle="{run}/sft-phases", data="{run}/data", sft="{run}/sft", choices="{mine}/questions.jsonl", examples=3, generations=2,
                     max_new_tokens=8, seed=3, device="cpu", dtype="bfloat16"),
     "12_making": dict(run="{run}/making", base_url="{endpoint}", model="m", count=1, price_in=1., price_out=2., budget=9., requests_per_minute=9999, tokens_per_minute=10**8,

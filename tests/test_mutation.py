@@ -2,7 +2,7 @@
 import contextlib, copy, dataclasses, faulthandler, io, json, os, random, resource, shutil, signal, sys, tempfile, time, traceback, warnings
 from collections import Counter
 from pathlib import Path
-import numpy as np, pytest, torch, yaml
+import numpy as np, pandas as pd, pytest, torch, yaml
 from hebrewgpt_nb.bench import cached_result
 from hebrewgpt_nb.bundle import load_bundle, save_bundle
 from hebrewgpt_nb.core import UserError, read_json, read_jsonl, sample_dir, sha256_file, stage, write_json
@@ -177,6 +177,14 @@ def load_records(folder, tok):
 def make_examples(folder, tok): write_records(folder/"phase1.jsonl", [dict(instruction=f"שאלה {n}", input="", output="כן", task="yes") for n in range(6)])
 def load_examples(folder, tok): return len(json.dumps(read_examples(folder/"phase1.jsonl", Quarantine())).encode()) > 0
 
+def other_examples(): return [dict(messages=[dict(role="user", content=f'רב"ט {n}'), dict(role="assistant", content="כן, כן")], phase=1 + n % 2, category="yes") for n in range(9)]
+def make_other_examples(folder, tok):
+    rows = [dict(question=f'רב"ט {n}', answer="כן, כן; כן", context=None) for n in range(9)]
+    for name, sep, encoding in (("a.csv", ",", "utf-8-sig"), ("b.csv", ";", "cp1255"), ("c.tsv", "\t", "utf-16")): pd.DataFrame(rows).to_csv(folder/name, sep=sep, encoding=encoding, index=False)
+    for name, kept in (("d.parquet", rows), ("e.parquet", other_examples())): pd.DataFrame(kept).to_parquet(folder/name)
+    write_json(folder/"f.json", other_examples())
+def load_other_examples(folder, tok): return len(json.dumps(read_examples(folder, Quarantine())).encode()) > 0
+
 def make_choices(folder, tok): write_records(folder/"choices.jsonl", [dict(id=str(n), question="מה?", choices=["א", "ב"], answer_index=1, category="x") for n in range(6)])
 def load_choices(folder, tok): return len(json.dumps(read_choices(folder/"choices.jsonl", Quarantine()))) > 0
 
@@ -232,6 +240,7 @@ SUBJECTS = {
     "safetensors": Subject(make_safetensors, load_safetensors),
     "records": Subject(make_records, load_records),
     "examples": Subject(make_examples, load_examples),
+    "examples of other kinds": Subject(make_other_examples, load_other_examples),
     "choices": Subject(make_choices, load_choices),
     "segmented words": Subject(make_gold, load_gold),
     "paragraphs": Subject(make_squad, load_squad),
@@ -416,6 +425,8 @@ def run_cases(count, tok, place, first=0, only="", tell=lambda outcome: None):
 @contextlib.contextmanager
 def bounded_memory(more=1 << 30): # bytes beyond what the process has
     "What would read /dev/zero to its end is a MemoryError."
+    pd.DataFrame(dict(a=["x"])).to_parquet(table := io.BytesIO())
+    pd.read_parquet(table) # its allocator takes a GB of addresses when it is first used
     had, pages = resource.getrlimit(resource.RLIMIT_AS), int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, had[1]))
     try: yield

@@ -112,7 +112,7 @@ def test_data_of_ones_own_goes_the_whole_way(tmp_path):
     tok = make_tokenizer(run=str(tmp_path/"tok"), data=str(tmp_path/"clean"), vocab_size=600)
     base = pretrain(run=str(tmp_path/"base"), data=str(tmp_path/"clean"), tokenizer=str(tmp_path/"tok"/"tokenizer.model"), steps=20, context=256, batch_tokens=1024)
     assert tok["vocab_size"] == 600 and set(base["bpb"]) == {"news", "howto", "macro"}
-    tuned = sft(run=str(tmp_path/"sft"), base=str(tmp_path/"base"), data=str(tmp_path/"data"), steps=5)
+    tuned = sft(run=str(tmp_path/"sft"), base=str(tmp_path/"base"), data=str(tmp_path/"data"), split=True, steps=5)
     assert [p["phase"] for p in tuned["phases"]] == [1, 2] and all(p["train examples"] for p in tuned["phases"])
 
 

@@ -72,16 +72,17 @@ def test_null_is_empty_and_what_is_put_aside_is_said(tmp_path, capsys):
     (examples(30, 1), 1), # all answers short
     (examples(30, 40), 1), # all long
     (examples(30, 1, "short") + examples(30, 12, "long"), 2),
+    ([e | dict(phase=1) for e in examples(30, 12, "first")] + [e | dict(phase=2) for e in examples(30, 1, "second")], 2),
     (examples(30, 1, "short") + examples(2, 12, "long"), 1), # too few to be a phase
     (examples(30, 1, "short") + examples(30, 400, "long"), 1), # none of the long ones fits
     (examples(3, 1), 1), # the least that can be split
     (examples(30, 1, input="קטע אחד") + examples(2, 1, "other"), 1)]) # all about one passage
 def test_any_data_is_tuned_on_or_named(base, tmp_path, data, phases):
     write_records(tmp_path/"data.jsonl", data)
-    result = sft(run=str(tmp_path/"run"), base=base, data=str(tmp_path/"data.jsonl"), **QUICK)
+    result = sft(run=str(tmp_path/"run"), base=base, data=str(tmp_path/"data.jsonl"), split=True, **QUICK)
     assert len(result["phases"]) == phases
     used = sum(row[f"{part} examples"] for row in result["phases"] for part in ("train", "valid", "test"))
-    assert used + sum(row["left out"] for row in result["phases"]) == len(data)
+    assert used + sum(row["left out"] for row in result["phases"]) + sum(result["data"]["dropped"].values()) == len(data)
     assert all(row[f"{part} examples"] for row in result["phases"] for part in ("train", "valid", "test"))
     test_set = read_jsonl(tmp_path/"run"/"test.jsonl")
     before, _ = score_and_answer(base, test_set, test_set[:1], max_new_tokens=2)

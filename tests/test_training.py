@@ -362,8 +362,9 @@ def test_what_is_asked_about_stays_on_one_side():
 def test_tasks_without_names_are_ordered_by_their_answers(tmp_path):
     for task, output in (("niqqud", "שלום"), ("translation", "זה משפט ארוך למדי בעברית")):
         (tmp_path/f"{task}.jsonl").write_text("".join(json.dumps(dict(instruction=f"{task} {i}", output=output)) + "\n" for i in range(3)))
-    phases = curriculum(str(tmp_path), "", "", Quarantine())
+    phases = curriculum(str(tmp_path), "", "", Quarantine(), split=True)
     assert [{e["task"] for e in p} for p in phases] == [{"niqqud"}, {"translation"}]
+    assert len(curriculum(str(tmp_path), "", "", Quarantine())) == 1 # nobody asked for two
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 def test_compiled_blocks_learn_the_same(tmp_path):
