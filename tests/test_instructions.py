@@ -112,10 +112,11 @@ def test_another_seed_makes_other_choices():
 def test_a_list_of_right_answers_gives_no_wrong_one():
     "Others in the sentence of the answer, and other forms of it, may be right too."
     context = "דן, גלי ורינה באו ראשונים. אחר כך בא נועם. עם נועם בא כלב. הכלב נבח."
-    asked = [dict(context=context, question=f"מי בא ראשון, {n}?", answers=[a]) for n, a in enumerate(["דן", "גלי", "דן כהן"])]
+    asked = [dict(context=context, question=f"מי בא ראשון, {n}?", answers=a) for n, a in enumerate([["דן"], ["גלי"], ["דן כהן", "דן"]])]
     asked += [dict(context=context, question="מי בא אחר כך?", answers=["נועם"])]
     for e in make_choices(asked, options=2):
-        assert {o[3:] for o in e["input"].split("\n")[-2:]} in ({"דן", "נועם"}, {"גלי", "נועם"}), e
+        options = {o[3:] for o in e["input"].split("\n")[-2:]}
+        assert "נועם" in options and len(options) == 2, e
 
 @pytest.mark.parametrize("row, what", [
     (dict(context="קטע", question="מה?", answers=dict(text=[], answer_start=[])), "no answer"),

@@ -77,18 +77,19 @@ def clash(one: str, other: str) -> bool: return bool(stems(one) & stems(other))
 # %% ../../nbs/instructions/2_choices.ipynb #93a1de8c
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n")
 
-def beside(context: str, answer: str, other: str) -> bool:
-    "Whether a sentence holds both."
-    return any(answer in s and other in s for s in SENTENCE.split(context))
+def beside(context: str, answers: list[str], other: str) -> bool:
+    "Whether a sentence holds a right answer and the other."
+    return any(other in s and any(a in s for a in answers) for s in SENTENCE.split(context))
 
 # %% ../../nbs/instructions/2_choices.ipynb #f18b1697
 def from_questions(q: dict, others: list[dict], # about the same passage
                   ) -> Iterator[str]:
-    "Answers to other questions, of the same kind; first those to what asks alike."
+    "Answers to other questions; first those of the same kind, and to what asks alike."
     kind, word = answer_kind(q["answers"][0]), asks_for(q["question"])
-    for other in sorted(others, key=lambda o: asks_for(o["question"]) != word):
+    def distance(o): return answer_kind(o["answers"][0]) != kind, asks_for(o["question"]) != word
+    for other in sorted(others, key=distance):
         answer = other["answers"][0]
-        if answer_kind(answer) == kind and not beside(q["context"], q["answers"][0], answer): yield answer
+        if answer_kind(answer)[0] == kind[0] and not beside(q["context"], q["answers"], answer): yield answer
 
 # %% ../../nbs/instructions/2_choices.ipynb #a8a9b699
 def shift_numbers(answer: str, by: int) -> str: # steps: a year, or about a tenth
@@ -132,7 +133,7 @@ def from_repeated(q: dict, rng: random.Random) -> Iterator[str]:
     context, answer = q["context"], q["answers"][0]
     found = repeated_words(context, len(answer.split()))
     for text in rng.sample(found, len(found)):
-        if answer_kind(text) == answer_kind(answer) and not beside(context, answer, text): yield text
+        if answer_kind(text) == answer_kind(answer) and not beside(context, q["answers"], text): yield text
 
 # %% ../../nbs/instructions/2_choices.ipynb #722296da
 def alike_in_length(one: str, other: str) -> bool:

@@ -14,36 +14,36 @@ from ..text.mixture import plan_mixture
 
 # %% ../../nbs/instructions/3_mix.ipynb #2b599a78
 TASKS = { # task -> phase, weight in per cent, why
-    "explain": (1, 11., "one idea told plainly: the pattern of all longer answers"),
-    "on_text": (1, 8., "the answer stands in the input: reading before writing"),
-    "chat": (1, 7., "short and everyday; how a user will begin"),
+    "explain": (1, 15., "one idea told plainly: the pattern of all longer answers"),
+    "on_text": (1, 6., "the answer stands in the input: reading before writing"),
+    "chat": (1, 8., "short and everyday; how a user will begin"),
     "facts": (1, 4., "a sentence or two; more would teach to guess what a small model cannot know"),
     "words": (1, 2., "one word explained"),
-    "reason": (1, 1.5, "small sums with their way; few, so rarely repeated"),
-    "choice": (1, 1.5, "letter and text: the form of choice questions"),
-    "stories": (2, 14., "the longest answers, and the best Hebrew to learn from"),
-    "practical": (2, 10., "lists, steps, letters: forms of several lines"),
-    "constrained": (2, 6., "several conditions at once: so many sentences, these words, JSON"),
-    "dialogues": (2, 5., "two voices, lines that answer each other"),
-    "talk": (2, 3., "several turns: what was said before counts"),
+    "reason": (1, .75, "small sums with their way; there are few"),
+    "choice": (1, .25, "letter and text: the form of choice questions"),
+    "stories": (2, 16., "the longest answers, and the best Hebrew to learn from"),
+    "practical": (2, 14., "lists, steps, letters: forms of several lines"),
+    "constrained": (2, 8., "several conditions at once: so many sentences, these words, JSON"),
+    "dialogues": (2, 5.5, "two voices, lines that answer each other"),
+    "talk": (2, 2.25, "several turns: what was said before counts"),
     "imagine": (2, 1., "few and long"),
 }
 
 # %% ../../nbs/instructions/3_mix.ipynb #9b12ef9b
 TASKS |= {
-    "multiple_choice": (1, 4., "letter and text; only these teach what evaluation asks"),
-    "qa": (1, 3., "a span of the passage, or that there is none"),
-    "idioms": (1, 1.5, "mostly one word, but idioms are nowhere else"),
-    "sentiment": (1, 1., "one of three words, learned from a few hundred"),
-    "nli": (1, 1., "one of three words, in translated Hebrew"),
-    "inflection": (1, 1., "one verb form; the grammar is better learned from text"),
-    "niqqud": (1, 1., "letters with points, rare tokens: enough to know the form"),
-    "transliteration": (1, .5, "Latin letters: enough to know the form"),
+    "multiple_choice": (1, 2., "letter and text, as evaluation asks; each about once"),
+    "qa": (1, .5, "a span of the passage, or that there is none"),
+    "idioms": (1, 1., "mostly one word, but idioms are nowhere else"),
+    "sentiment": (1, .4, "one of three words, learned from a few hundred"),
+    "nli": (1, .15, "one of three words, in translated Hebrew"),
+    "inflection": (1, .3, "one verb form; the grammar is better learned from text"),
+    "niqqud": (1, .3, "letters with points, rare tokens: enough to know the form"),
+    "transliteration": (1, .2, "Latin letters: enough to know the form"),
     "translation": (2, 4., "a whole sentence composed anew"),
     "guides_explain": (2, 3., "real prose, long, of narrow subjects"),
     "wikipedia_explain": (2, 3., "real encyclopedic prose, above what a child would read"),
     "title_generation": (2, 2., "a law in one line: a summary, in a very formal style"),
-    "question_generation": (2, 1., "the passage turned round"),
+    "question_generation": (2, .4, "the passage turned round"),
 }
 
 # %% ../../nbs/instructions/3_mix.ipynb #54cda5d1
