@@ -584,11 +584,11 @@ def shown_path(path: str | Path) -> str: # short within the project, else absolu
     within = (root/"settings.ini").exists() and place.is_relative_to(root)
     return shlex.quote(str(place.relative_to(root) if within else place))
 
-def ways_on(run: str, base: str) -> list[str]: # lines
+def ways_on(run: str, base: str, method: Method="lora") -> list[str]: # lines
     "Where the result of a run lies, and the commands that use it."
     at, base = shown_path(run), shown_path(base)
     return [f"model      {at}/bundle",
-            *([f"adapter    {at}/adapter (LoRA, for peft)"] if (work_folder(run)/"adapter").exists() else []),
+            *([f"adapter    {at}/adapter (for peft)"] if method != "full" else []),
             f"chat       python apps/app.py --base {base} --instruct {at}",
             f"evaluate   python -m hebrewgpt_nb.evaluate --run {at}/eval --base {base} --bundle {at}",
             f"in Python  model, tok = load_bundle({at!r})"]
@@ -675,7 +675,7 @@ def sft(run: RunFolder = "runs/nb/sft", # where to write: phase1/, phase2/, adap
        ) -> dict: # what each phase did, lines put aside by reason, and notes
     "Tune a base model on instructions in two phases, and save the merged model as `run/bundle`."
     result = tune(SimpleNamespace(**locals()))
-    print(*ways_on(run, result["base"]), sep="\n")
+    print(*ways_on(run, result["base"], method), sep="\n")
     return result
 
 # %% ../nbs/05_sft.ipynb #aaac134e

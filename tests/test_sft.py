@@ -1,19 +1,18 @@
 "Tuning on data of one's own: few examples, one task, long answers, a rate that spoils it, and the notebook as a job."
-import json, math, os, random, signal, subprocess, sys
+import json, math, os, shutil, signal, subprocess, sys
 from collections import Counter
 from pathlib import Path
 import nbformat, pytest, torch, torch.nn.functional as F
 from peft import PeftModel
 from hebrewgpt_nb.bundle import load_bundle, save_bundle
-from hebrewgpt_nb.core import UserError, cli, read_json, read_jsonl, sample_dir
-from hebrewgpt_nb.metrics import Scores, encode_example
-from hebrewgpt_nb.model import HebrewGPT, get_preset
+from hebrewgpt_nb.core import UserError, cli, read_jsonl, sample_dir
+from hebrewgpt_nb.metrics import Scores
 from hebrewgpt_nb.pretrain import pretrain
 import hebrewgpt_nb.sft as tuning
 from hebrewgpt_nb.release import export_hf
 from hebrewgpt_nb.sft import ExampleBatches, Phase, arrange, compare_groups, curriculum, load_adapted, plan_phases, question_of, score_and_answer, sft, split_examples, verdict
 from hebrewgpt_nb.text.records import Quarantine, write_records
-from hebrewgpt_nb.training.loop import accumulate, autocast
+from hebrewgpt_nb.training.loop import accumulate
 from conftest import VOCAB, small
 
 ROOT = Path(__file__).parent.parent
@@ -220,16 +219,16 @@ DATA = examples(24, 1, "short") + examples(24, 12, "long")
 IDS = torch.randint(10, VOCAB, (1, 40), generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture
-def data(tmp_path):
-    write_records(tmp_path/"data.jsonl", DATA)
-    return str(tmp_path/"data.jsonl")
+def data(tmp_path): # parameters
+    for n, some in enumerate((DATA[:24], DATA[24:]), 1): write_records(tmp_path/f"phase{n}.jsonl", some)
+    return dict(phase1=str(tmp_path/"phase1.jsonl"), phase2=str(tmp_path/"phase2.jsonl"))
 
 def logits(path):
     with torch.no_grad(): return load_bundle(path)[0](IDS)
 
 @pytest.mark.parametrize("method, mamba, dtype", [("lora", False, "float32"), ("lora", True, "bfloat16"), ("rslora", True, "float32"), ("dora", False, "float32"), ("full", False, "float32")])
 def test_each_method_goes_on_to_the_same_bits_and_is_merged(base, data, tmp_path, monkeypatch, method, mamba, dtype):
-    how = QUICK | dict(base=base, data=data, steps=3, save_every=10, method=method, mamba=mamba, lr=.02, dtype=dtype)
+    how = QUICK | dict(base=base, **data, steps=3, save_every=10, method=method, mamba=mamba, lr=.02, dtype=dtype)
     straight = sft(run=str(tmp_path/"straight"), **how)
     calls, real = [], tuning.schedule
     def stop_in_phase_2(*args):
@@ -251,7 +250,7 @@ def test_each_method_goes_on_to_the_same_bits_and_is_merged(base, data, tmp_path
     assert (stock - logits(tmp_path/"run")).abs().max() < 1e-4
 
 def test_frozen_matrices_in_bfloat16_change_no_bit(base, data, tmp_path, monkeypatch):
-    how = QUICK | dict(base=base, data=data, steps=3, lr=.02, dtype="bfloat16")
+    how = QUICK | dict(base=base, **data, steps=3, lr=.02, dtype="bfloat16")
     sft(run=str(tmp_path/"halved"), **how)
     monkeypatch.setattr(tuning, "halve_frozen", lambda model: None)
     sft(run=str(tmp_path/"whole"), **how)
@@ -260,12 +259,12 @@ def test_frozen_matrices_in_bfloat16_change_no_bit(base, data, tmp_path, monkeyp
 def test_a_base_in_bfloat16_stays_in_bfloat16(tok, data, tmp_path):
     base = save_bundle(small("AM", vocab_size=VOCAB).bfloat16(), tok, tmp_path/"half")
     for method in ("lora", "full"):
-        sft(run=str(tmp_path/method), base=str(base), data=data, **QUICK | dict(method=method, steps=1))
+        sft(run=str(tmp_path/method), base=str(base), **QUICK | data | dict(method=method, steps=1))
         assert {p.dtype for p in load_bundle(tmp_path/method)[0].parameters()} == {torch.bfloat16}
 
 def test_mamba_adapters_on_a_model_without_mamba_are_refused(tok, data, tmp_path):
     dense = save_bundle(small("A", vocab_size=VOCAB), tok, tmp_path/"dense")
-    with pytest.raises(UserError, match="mamba is true, but the base has no Mamba-2 block"): sft(run=str(tmp_path/"run"), base=str(dense), data=data, mamba=True, **QUICK)
+    with pytest.raises(UserError, match="mamba is true, but the base has no Mamba-2 block"): sft(run=str(tmp_path/"run"), base=str(dense), **data, mamba=True, **QUICK)
 
 
 # --- bases ---------------------------------------------------------------------------------------------------------------
@@ -281,20 +280,20 @@ def test_what_others_publish_is_a_base(tok, data, tmp_path, kind):
         (given/"config.json").write_text(json.dumps(dict(model_type="hebrew-gpt", hidden_size=64, head_dim=32, max_position_embeddings=256)))
         given = given/"model.pt" if kind == "model.pt" else given
     for steps in (1, 2): # the second attempt grows aside, and names where it will lie
-        result = sft(run=str(tmp_path/"run"), base=str(given), data=data, **QUICK | dict(steps=steps))
+        result = sft(run=str(tmp_path/"run"), base=str(given), **QUICK | data | dict(steps=steps))
         assert result["base"] == f"{tmp_path}/run/base" and not (tmp_path/"run"/".next").exists()
         with torch.no_grad(): assert torch.equal(logits(result["base"]), model(IDS))
         with torch.no_grad(): assert torch.equal(load_adapted(tmp_path/"run"/"adapter")[0](IDS), logits(tmp_path/"run"))
 
 def test_an_adapter_for_another_base_is_refused(base, tok, data, tmp_path):
-    sft(run=str(tmp_path/"run"), base=base, data=data, **QUICK)
+    sft(run=str(tmp_path/"run"), base=base, **QUICK | data)
     other = save_bundle(small("AM", seed=1, vocab_size=VOCAB), tok, tmp_path/"other")
     with pytest.raises(UserError, match=f"adapter: made for {base}, and the weights of {other} are others"): load_adapted(tmp_path/"run"/"adapter", other)
 
 def test_from_full_to_adapters_and_back(base, data, tmp_path):
     "A second attempt by another method leaves nothing of the first."
     for method in ("lora", "full", "lora"):
-        sft(run=str(tmp_path/"run"), base=base, data=data, **QUICK | dict(method=method))
+        sft(run=str(tmp_path/"run"), base=base, **QUICK | data | dict(method=method))
         assert (tmp_path/"run"/"adapter").exists() == (method == "lora")
 
 
@@ -325,13 +324,13 @@ def test_replay_brings_examples_of_the_phase_before_again(order, replay):
 
 @pytest.mark.parametrize("epochs, steps, expected", [(1., 99, 1.), (1.5, 99, 1.5), (9., 2, None)])
 def test_a_phase_is_so_many_passes_long_and_no_more_than_its_steps(base, data, tmp_path, epochs, steps, expected):
-    result = sft(run=str(tmp_path/"run"), base=base, data=data, **QUICK | dict(epochs=epochs, steps=steps, eval_every=99, save_every=99))
+    result = sft(run=str(tmp_path/"run"), base=base, **QUICK | data | dict(epochs=epochs, steps=steps, eval_every=99, save_every=99))
     for row in result["phases"]:
         if expected: assert row["epochs"] == pytest.approx(expected, abs=.3) and row["steps"] < steps
         else: assert row["steps"] == steps
 
 def test_each_phase_has_its_rate_and_warms_up(base, data, tmp_path):
-    sft(run=str(tmp_path/"run"), base=base, data=data, **QUICK | dict(lr=.02, lr2=.004, warmup=.5, steps=8, eval_every=99, save_every=99))
+    sft(run=str(tmp_path/"run"), base=base, **QUICK | data | dict(lr=.02, lr2=.004, warmup=.5, steps=8, eval_every=99, save_every=99))
     for number, peak in ((1, .02), (2, .004)):
         rates = [row["lr"] for row in read_jsonl(tmp_path/"run"/f"phase{number}"/"metrics.jsonl")]
         assert rates.index(max(rates)) in (2, 3, 4) and .5 * peak < max(rates) <= peak and rates[0] < .4 * peak
@@ -340,7 +339,7 @@ def test_each_phase_has_its_rate_and_warms_up(base, data, tmp_path):
 # --- how it ends ---------------------------------------------------------------------------------------------------------
 
 def test_the_command_ends_in_figures_and_in_what_to_do_with_them(base, data, tmp_path, capsys):
-    given = QUICK | dict(run=tmp_path/"run", base=base, data=data)
+    given = QUICK | dict(run=tmp_path/"run", base=base, **data)
     result = cli(sft, [x for k, v in given.items() for x in (f"--{k}", str(v))])
     *_, ways, last = capsys.readouterr().out.strip().split("\n")
     assert last.startswith(f"{tmp_path}/run: ") and "finished" not in last
@@ -350,10 +349,22 @@ def test_the_command_ends_in_figures_and_in_what_to_do_with_them(base, data, tmp
 
 def test_the_losses_are_those_of_the_bundles(base, data, tmp_path):
     "The base's, and the tuned model's at the end, on the validation answers of each phase."
-    result = sft(run=str(tmp_path/"run"), base=base, data=data, **QUICK | dict(steps=3, lr=.02))
-    planned = plan_phases(curriculum(data, "", "", Quarantine()), load_bundle(base)[1], 128)
+    result = sft(run=str(tmp_path/"run"), base=base, **QUICK | data | dict(steps=3, lr=.02))
+    planned = plan_phases([DATA[:24], DATA[24:]], load_bundle(base)[1], 128)
     for name, path in (("base_loss", base), ("end_loss", tmp_path/"run")):
         model, its_tok = load_bundle(path)
         for row, phase in zip(result["phases"], planned):
             assert row[name] == pytest.approx(tuning.score_answers(model, its_tok, phase.valid, 128).nats_per_token, rel=1e-4)
     assert result["phases"][1]["val_loss"] == pytest.approx(result["phases"][1]["end_loss"], rel=1e-4) # its best is kept
+
+def test_an_attempt_that_was_left_is_named_to_whom_it_stands_in_the_way(base, data, tmp_path, monkeypatch):
+    "A finished run, a second attempt that was stopped, and a third with other parameters."
+    run, how = tmp_path/"run", QUICK | data | dict(run=str(tmp_path/"run"), base=base)
+    first = sft(**how)
+    with monkeypatch.context() as m:
+        m.setattr(tuning, "schedule", lambda *args: os.kill(os.getpid(), signal.SIGTERM) or 1.)
+        with pytest.raises(KeyboardInterrupt): sft(**how | dict(lr=.01))
+    with pytest.raises(UserError, match=rf"\(lr was 0.01, is 0.02\): choose another run, or delete {run}/.next to start over"): sft(**how | dict(lr=.02))
+    assert sft(**how) == first # which still stands
+    shutil.rmtree(run/".next")
+    assert sft(**how | dict(lr=.02))["steps"] == first["steps"] and not (run/".next").exists()

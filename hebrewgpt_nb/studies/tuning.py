@@ -128,7 +128,7 @@ def summary(rows: list[dict]) -> list[dict]: # a line for each method, rate and 
 def training_examples(p: SimpleNamespace, tok) -> list: # (inputs, targets) each
     "Examples of the data that fit a row, drawn at random."
     found = [e for phase in curriculum(p.data, "", "", Quarantine()) for e in phase]
-    usable, _ = usable_examples(found, tok, p.context)
+    usable = usable_examples(found, tok, p.context)[0]
     return [encode_example(tok, e) for e in random.Random(0).sample(usable, min(p.examples, len(usable)))]
 
 # %% ../../nbs/studies/7_tuning.ipynb #4e7bfb93
