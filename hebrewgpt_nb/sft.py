@@ -303,7 +303,7 @@ def usable_examples(examples: list[dict], tok: Tokenizer, context: int) -> tuple
 
 # %% ../nbs/05_sft.ipynb #5f6a7d82
 def keep_apart(planned: list[Phase]):
-    "Leave out what the test part holds."
+    "Leave out what the test part holds; raises `UserError` if a part is left empty."
     test = [e for phase in planned for e in phase.test]
     passages, questions = [e["input"] for e in test if e["input"].strip()], list(dict.fromkeys(map(question_of, test)))
     learned = [e for phase in planned for e in phase.train + phase.valid]
@@ -313,6 +313,9 @@ def keep_apart(planned: list[Phase]):
         phase.train, phase.valid = ([e for e in part if id(e) not in known] for part in parts)
         lost = sum(map(len, parts)) - len(phase.train) - len(phase.valid)
         if lost: phase.left_out["overlaps the test part"] = lost
+        if phase.train and phase.valid: continue
+        raise UserError(f"{lost} examples share a passage or a question with the test part, and none is left to train "
+                        "or validate on: give examples about more different things")
 
 # %% ../nbs/05_sft.ipynb #3cd41b0a
 def plan_phases(phases: list[list[dict]], # of `curriculum`
@@ -650,7 +653,7 @@ def sft(run: RunFolder = "runs/nb/sft", # where to write: phase1/, phase2/, adap
         data: DataSet = "", # file or folder of examples, or one with sft/ in it, a hub data set, or open; empty: the sample
         phase1: InputPath = "", # the simple examples; empty: those that data says are simple
         phase2: InputPath = "", # the complex examples; empty: those that data says are complex
-        columns: str = "", # of other names than usual: instruction=question,output=reply
+        columns: str = "", # which column holds which field, where names are unusual; see text/10_examples
         split: bool = False, # two phases by the length of answers, where data names none
         mixture: TaskMixture = "", # weights of tasks: a YAML file, even or tasks (as in instructions/3_mix); empty: none
         order: Order = "simple", # of the phases: simple first as published, reversed, or shuffled (both are controls)

@@ -91,6 +91,8 @@ def test_any_data_is_tuned_on_or_named(base, tmp_path, data, phases):
 
 @pytest.mark.parametrize("data, message", [
     (examples(2, 1), "about 2 different questions: give at least 3"),
+    (examples(1, 1), "about 1 different questions: give at least 3"),
+    (examples(1, 1) * 9, "about 1 different questions: give at least 3"),
     (examples(40, 1, input="קטע אחד"), "about 1 different questions: give at least 3"),
     (examples(20, 900), "no example is left of 20: 20 longer than context 128; raise context")])
 def test_too_little_is_said_before_training(base, tmp_path, data, message):
