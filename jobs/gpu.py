@@ -2,13 +2,13 @@
 
 right   every path against the CPU's                               6 minutes
 fast    training of one billion parameters, best recipe first      9
-model   `mini` on 300 million tokens, tuned, evaluated; then `hybrid-119m`, as far as it goes: call it again until all is there
+model   `mini` on 300 million tokens, tuned, evaluated; then `hybrid-119m`, as far as it goes: again until all is there
 tuning  adapters on one billion parameters                         3
 decode  reading, writing, long contexts
 
 The machine needs PyTorch and transformers; `make carry` gathers what it may lack in build/carry, as wheels. Results are in --out as they come,
-few files of 16 MB at most; checkpoints stay in --work. `--trial` runs the same tiny, on a CPU and on the sample."""
-import argparse, io, os, signal, subprocess, sys, tarfile, time, zipfile
+few files of 16 MB at most; what a further call needs stays in --work. `--trial` runs the same tiny, on a CPU and on the sample."""
+import argparse, io, os, shutil, signal, subprocess, sys, tarfile, time, zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +26,7 @@ def options(argv=None) -> argparse.Namespace:
     p.add_argument("--carry", type=Path, default="build/carry", help="wheels of packages that the machine lacks")
     p.add_argument("--trial", action="store_true", help="tiny, on a CPU")
     o = p.parse_args(argv)
+    o.out.mkdir(parents=True, exist_ok=True)
     o.end, o.device = time.monotonic() + 60 * o.minutes, "cpu" if o.trial else "cuda"
     return o
 
@@ -63,10 +64,13 @@ def call(o, module: str, kernels: str = "", seconds: float = 1e6, **given) -> in
 
 def measure(o, only: str, kernels: str = "", minutes: float = 99.) -> int: # exit status
     "Cases of studies.gpu that are not finished; results without mamba_ssm, with it untuned and tuned are in a file each."
-    folder = o.out/(f"mamba-{kernels}" if kernels else "plain")
+    folder = o.work/"cases"/(f"mamba-{kernels}" if kernels else "plain")
     budget = min(left(o) / 60 - .5, minutes)
     if budget <= 0: return print(f"{only}: no time is left") or 124
-    return call(o, "studies.gpu", kernels, 60 * budget + 25, run=folder.absolute(), device=o.device, preset="tiny" if o.trial else "1b", minutes=round(budget, 2), only=only, again=True)
+    status = call(o, "studies.gpu", kernels, 60 * budget + 25, run=folder.absolute(), device=o.device, preset="tiny" if o.trial else "1b",
+                  minutes=round(budget, 2), only=only, again=True)
+    if (folder/"results.jsonl").exists(): shutil.copy(folder/"results.jsonl", o.out/f"{folder.name}.jsonl")
+    return status
 
 def right(o) -> int:
     status = measure(o, "^check (?!.*compiled)", minutes=2)
@@ -133,7 +137,6 @@ BACK = ("metrics.jsonl", "report.md", "report.json", "exchanges.json") # of each
 
 def pack(work: Path, out: Path):
     "Reports of all runs in reports.tar.gz, and the tuned model in bfloat16 in weights.tar, in pieces of 16 MB."
-    out.mkdir(parents=True, exist_ok=True)
     with tarfile.open(out/"reports.tar.gz", "w:gz") as tar:
         for path in sorted(p for name in BACK for p in work.glob(f"*/**/{name}") if not p.is_relative_to(out)): tar.add(path, path.relative_to(work))
     if not (work/"tuned"/"done.json").exists() or list(out.glob("weights.tar.*")): return

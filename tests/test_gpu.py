@@ -135,6 +135,16 @@ def test_what_has_finished_is_not_done_again_and_what_stops_ends_the_part(job, t
     assert job.main(given) == 124 and done[4:] == ["tuned"]
     with tarfile.open(tmp_path/"out"/"reports.tar.gz") as tar: assert "mini/metrics.jsonl" in tar.getnames()
 
+def test_results_come_back_after_each_call(job, tmp_path, monkeypatch):
+    def call(o, module, kernels, seconds, run, minutes, **given):
+        assert seconds > 60 * minutes > 0
+        run.mkdir(parents=True, exist_ok=True)
+        with open(run/"results.jsonl", "a") as f: f.write("{}\n")
+        return 0
+    monkeypatch.setattr(job, "call", call)
+    for name in ("first", "second"): job.main(["right", "--trial", "--work", str(tmp_path/"work"), "--out", str(tmp_path/name)]) # a call's folder begins empty
+    assert {p.name: p.read_text() for p in (tmp_path/"second").iterdir()} == {"plain.jsonl": "{}\n{}\n", "mamba-untuned.jsonl": "{}\n{}\n"}
+
 def test_wheels_for_another_python_are_left_alone(job, tmp_path):
     for n, tag in enumerate(("py3-none-any", "cp36-abi3-any", "cp27-cp27m-any")):
         (tmp_path/"carry"/"packages").mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
 "The kernels of a GPU, called as on a GPU, without one: what tests/kernels_on_cpu.py prints."
-import importlib.machinery, json, os, subprocess, sys
+import importlib.metadata, json, os, subprocess, sys
 from pathlib import Path
 import pytest
 from hebrewgpt_nb.engine.scan import import_part
 
 ROOT = Path(__file__).parent.parent
 KERNELS = ROOT/"build"/"kernels" # of `make kernels`
-NEEDED = ("triton", "mamba_ssm", "causal_conv1d", "einops")
+NEEDED = ("triton", "mamba-ssm", "causal-conv1d", "einops")
 TOLERANCE = {"fp32": 1e-5, "bf16": .03} # of bfloat16, whose products and outputs are rounded to 8 bits, and of float32
 
 SCANS = ["scan documents", "scan state", "scan documents bf16"]
@@ -15,9 +15,15 @@ MODELS = ["model scores", "model cache", "model documents", "model gradient", "m
 WRONG = ["documents not passed", "documents a token late", "B and C exchanged", "heads exchanged", "state transposed", "last state transposed",
          "documents not passed to the convolution"]
 
+def missing_packages(places: list[str]) -> list[str]:
+    found = {name: next(iter(importlib.metadata.distributions(name=name, path=places)), None) for name in NEEDED}
+    missing = [name for name, package in found.items() if not package]
+    if found["triton"] and tuple(map(int, found["triton"].version.split(".")[:2])) < (3, 7): missing.append("triton 3.7, the first whose interpreter runs beside numpy 2.4")
+    return missing
+
 @pytest.fixture(scope="module")
 def errors(): # case -> output -> relative error
-    missing = [name for name in NEEDED if not importlib.machinery.PathFinder.find_spec(name, [str(KERNELS), *sys.path])]
+    missing = missing_packages([str(KERNELS), *sys.path])
     if missing: pytest.skip(f"{', '.join(missing)}: not here; `make kernels` installs what a GPU's kernels need without one, in build/kernels (200 MB to load)")
     env = os.environ | dict(PYTHONPATH=os.pathsep.join(map(str, (KERNELS, ROOT))), OMP_NUM_THREADS="1")
     done = subprocess.run([sys.executable, ROOT/"tests"/"kernels_on_cpu.py"], capture_output=True, text=True, env=env)
@@ -47,6 +53,11 @@ def test_a_hybrid_model_by_the_kernels(errors, case):
 def test_a_wrong_call_is_caught(errors, case):
     [error] = errors[f"wrong: {case}"].values()
     assert error > .1
+
+def test_what_is_missing_is_named(tmp_path):
+    (tmp_path/"triton-3.6.0.dist-info").mkdir()
+    (tmp_path/"triton-3.6.0.dist-info"/"METADATA").write_text("Metadata-Version: 2.1\nName: triton\nVersion: 3.6.0\n")
+    assert missing_packages([str(tmp_path)]) == ["mamba-ssm", "causal-conv1d", "einops", "triton 3.7, the first whose interpreter runs beside numpy 2.4"]
 
 def test_a_package_without_its_compiled_part(tmp_path, monkeypatch):
     "mamba_ssm installed without nvcc: its own `__init__` fails, its Triton modules do not need it."
