@@ -83,6 +83,7 @@ def test_lessons_do_not_import_later_modules(name):
 READING = [ # the order in which the notebooks are read
     "core", "text.records", "text.clean", "text.copies", "text.sources", "text.shards", "text.mixture", "text.filter", "data",
     "text.prefixes", "text.rules", "tokenizer", "tokenizer_json", "grammar.verbs", "grammar.nouns", "grammar.words", "grammar.sentences",
+    "grammar.stories", "grammar.plots", "grammar.texts",
     "engine.scan", "engine.cpu", "engine.loss", "engine.blocks", "model", "quantize", "bundle", "generate", "metrics",
     "training.rows", "training.optim", "training.checkpoint", "training.loop", "pretrain", "sft",
     "grading", "tasks", "evaluate", "release", "bench", "jobs"]
