@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'EXPLAINED', 'RIDDLE', 'ABOUT_US', 'COMPARED', 'OTHERS', 'SHARES', 'GROUPS', 'COLOURS', 'COLOURED',
-           'said_about', 'in_any_order', 'fact_plots', 'comparison', 'plots_by_kind', 'is_held_out', 'stream',
-           'records', 'write_source', 'write_texts', 'swap_groups', 'varied']
+           'said_about', 'in_any_order', 'fact_plots', 'comparison', 'kind_words', 'plots_by_kind', 'is_held_out',
+           'stream', 'records', 'write_source', 'write_texts', 'swap_groups', 'varied']
 
-# %% ../../nbs/grammar/9_texts.ipynb #01288948
+# %% ../../nbs/grammar/9_texts.ipynb #3d904405
 import functools, itertools, random, re, zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ from .stories import SAID_OF, STORY_NOUNS, THINGS, Plot, read_plots, tell
 from .words import NAMES
 from ..text.records import write_records
 
-# %% ../../nbs/grammar/9_texts.ipynb #2f775451
+# %% ../../nbs/grammar/9_texts.ipynb #69d55792
 FACTS = """
 כלב | חיית בית | בעל~ פרווה, זנב וחוש ריח חד | שומר~ על הבית, נובח~ ומכשכש~ בזנב | גר~ ליד אנשים, בבית או בחצר
 חתול | חיית בית | בעל~ פרווה רכה, שפם וציפורניים חדות | צד~ עכברים, מתרחץ~ בלשון ואוהב~ לישון | גר~ בבתים וברחובות
@@ -53,7 +53,7 @@ FACTS = """
 קיפוד | חיה קטנה | מכוסה~ קוצים | מתכדר~ כשיש סכנה ואוכל~ חרקים | חי~ בגינות ובשדות
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #1025fb1b
+# %% ../../nbs/grammar/9_texts.ipynb #bb769651
 FACTS += """
 סנאי | חיה קטנה | בעל~ זנב עבה ופרוותי | מטפס~ על עצים ואוגר~ אגוזים לחורף | חי~ ביערות ובפארקים
 עכבר | חיה קטנה | בעל~ זנב ארוך ואוזניים עגולות | מכרסם~ זרעים ובורח~ מחתולים | חי~ בשדות ובבתים
@@ -83,11 +83,11 @@ FACTS += """
 אגס | פרי | רחב~ למטה וצר~ למעלה | עסיסי~ ומתוק~ | גדל~ על עץ
 עגבנייה | ירק | אדום~ ועגול~ | משמש~ לסלט ולרוטב | גדל~ בשדה ובחממה
 מלפפון | ירק | ירוק~ וארוך~ | נאכל~ טרי~ או כבוש~ | גדל~ בשדה ובחממה
-גזר | ירק | כתום~ וקשה~ | טעים~ חי~ ומבושל~~ | גדל~ מתחת לאדמה
+גזר | ירק | כתום~ וקשה~ | טעים~ חי~ ומבושל~ | גדל~ מתחת לאדמה
 בצל | ירק | עשוי~ שכבות ובעל~ ריח חריף | נותן~ טעם לתבשילים וגורם~ לדמעות | גדל~ באדמה
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #0ff619f7
+# %% ../../nbs/grammar/9_texts.ipynb #16aab95e
 FACTS += """
 פלפל | ירק | אדום~, ירוק~ או צהוב~ | טעים~ טרי~, צלוי~ או ממולא~ | גדל~ בשדה
 חציל | ירק | סגול~ ומבריק~ | נאכל~ מבושל~, קלוי~ או אפוי~ | גדל~ בשדה
@@ -121,7 +121,7 @@ FACTS += """
 מחבת | כלי בישול | שטוח~, עם ידית ארוכה | משמש~ לטיגון | נמצא~ במטבח
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #dbf42ff4
+# %% ../../nbs/grammar/9_texts.ipynb #019654f2
 FACTS += """
 קומקום | כלי מטבח | בעל~ פייה וידית | מרתיח~ מים לתה | נמצא~ במטבח
 פטיש | כלי עבודה | בעל~ ראש כבד וידית | דופק~ מסמרים | נמצא~ בארגז הכלים
@@ -145,22 +145,22 @@ FACTS += """
 מחברת | ציוד לבית הספר | עשוי~ מדפים מחוברים | משמש~ לכתיבה ולציור | נמצא~ בילקוט
 ספר | דבר לקריאה | עשוי~ מדפים וכריכה | מספר~ סיפורים ומלמד~ | נמצא~ בספרייה ועל המדף
 עיתון | דבר לקריאה | עשוי~ מדפי נייר גדולים | מספר~ מה קרה בעולם | נמכר~ בחנויות ומגיע~ לבתים
-מכתב | דבר כתוב~ | כתוב~ על נייר ונמצא~ במעטפה | מביא~ חדשות מרחוק | מגיע~ לתיבת הדואר
+מכתב | דבר כתוב | כתוב~ על נייר ונמצא~ במעטפה | מביא~ חדשות מרחוק | מגיע~ לתיבת הדואר
 מפה | ציור של מקום | מצויר~ על נייר, עם קווים וסימנים | עוזר~ למצוא את הדרך | נמצא~ בתיק ובטלפון
 כדור | צעצוע | עגול~ וקופץ~ | משמש~ למשחקים רבים | נמצא~ במגרש ובחצר
 בובה | צעצוע | דומה~ לאדם קטן | משמש~ למשחק ולתאטרון | נמצא~ בחדר הילדים
 פאזל | משחק | עשוי~ מחלקים שמתחברים לתמונה | מפתח~ סבלנות | נמצא~ על השולחן או על השטיח
 עפיפון | צעצוע | קל~, עשוי~ מנייר, ממקלות ומחוט | עף~ ברוח | נמצא~ בחוף ובשדה פתוח
 נדנדה | מתקן משחק | תלוי~ על חבלים או שרשראות | מתנדנד~ קדימה ואחורה | נמצא~ בגן השעשועים
-גיטרה | כלי נגינה | עשוי~ מעץ ובעל~ שישה מיתרים | מנגנים בו~ באצבעות | נמצא~ בלהקות ובבתים
+גיטרה | כלי נגינה | עשוי~ מעץ ובעל~ שישה מיתרים | משמיע~ צלילים כשפורטים על המיתרים | נמצא~ בלהקות ובבתים
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #c836a25b
+# %% ../../nbs/grammar/9_texts.ipynb #9ef7139e
 FACTS += """
-פסנתר | כלי נגינה | גדול~, עם קלידים שחורים ולבנים | מנגנים בו~ בשתי ידיים | נמצא~ באולם ובסלון
+פסנתר | כלי נגינה | גדול~, עם קלידים שחורים ולבנים | משמיע~ צלילים כשלוחצים על הקלידים | נמצא~ באולם ובסלון
 תוף | כלי נגינה | עגול~, מכוסה~ עור | משמיע~ קצב כשמכים בו~ | נמצא~ בתזמורת ובלהקה
 חליל | כלי נגינה | ארוך~, עם חורים | משמיע~ צליל כשנושפים בו~ | נמצא~ אצל רועים ונגנים
-כינור | כלי נגינה | קטן~, עשוי~ מעץ, עם ארבעה מיתרים | מנגנים בו~ בקשת | נמצא~ בתזמורת
+כינור | כלי נגינה | קטן~, עשוי~ מעץ, עם ארבעה מיתרים | משמיע~ צלילים בעזרת קשת | נמצא~ בתזמורת
 מכונית | כלי רכב | בעל~ ארבעה גלגלים ומנוע | מסיע~ אנשים | נוסע~ בכביש
 אוטובוס | כלי רכב | ארוך~, עם מושבים רבים | מסיע~ נוסעים מתחנה לתחנה | נוסע~ בעיר ובין ערים
 רכבת | כלי רכב | עשוי~ מקטר ומקרונות | מסיע~ נוסעים וסחורות | נוסע~ על פסים
@@ -169,7 +169,7 @@ FACTS += """
 סירה | כלי שיט | קטן~, עם משוטים, מפרש או מנוע | משמש~ לדיג ולטיול | שט~ באגם, בנהר ובים
 טרקטור | כלי רכב | חזק~, בעל~ גלגלים גדולים | חורש~ שדות ומושך~ עגלות | עובד~ בשדה
 מעיל | בגד | עבה~, עם שרוולים ארוכים | מחמם~ בחורף | תלוי~ בארון או על קולב
-כובע | בגד | חובשים אותו~ על הראש | מגן~ מהשמש ומהקור | נמצא~ על הראש או על הקולב
+כובע | בגד | עשוי~ מבד, מקש או מצמר | מגן~ מהשמש ומהקור | נמצא~ על הראש או על הקולב
 צעיף | בגד | ארוך~ ורך~ | מחמם~ את הצוואר | נמצא~ בארון החורף
 חולצה | בגד | בעל~ שרוולים וכפתורים או צווארון | מכסה~ את הגוף | נמצא~ בארון
 שמלה | בגד | ארוך~ או קצר~, בצבעים שונים | מתאים~ לחגים וגם לכל יום | תלוי~ בארון
@@ -189,7 +189,7 @@ FACTS += """
 מגדל | מבנה | גבוה~ וצר~ | משמש~ לתצפית | נמצא~ בעיר, בחוף או בטירה
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #ec98e1c8
+# %% ../../nbs/grammar/9_texts.ipynb #8b7217a7
 FACTS += """
 מוזיאון | מקום | מלא~ תמונות, פסלים ודברים ישנים | מלמד~ על אמנות ועל העבר | נמצא~ בעיר
 ורד | פרח | ריחני~ ובעל~ קוצים | מקשט~ גינות ואגרטלים | גדל~ בגינה על שיח
@@ -221,29 +221,29 @@ FACTS += """
 טייס | בעל מקצוע | לובש~ מדים ומכיר~ את מזג האוויר | מטיס~ מטוסים | עובד~ בתא הטייס
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #d0664984
+# %% ../../nbs/grammar/9_texts.ipynb #249b7144
 def said_about(fact: str, role: str) -> str: # role: "דבר", or "דבר+" of many
     "A fact with the role that its words agree with."
     return re.sub(r"~(?=[\s,]|$)", f"~{role}", fact.strip())
 
 def in_any_order(said: list[str], role: str) -> str: # a choice
     "Three facts, in each order and with or without pronouns."
-    name, he = ("{%s+*}" if "+" in role else "{%s}") % role.strip("+"), f"הוא~{role}"
-    orders = ["[%s|%s] %s. %s [%s, ו%s %s|%s]." % (name, he, a, he, b, he, c, b) for a, b, c in itertools.permutations(said)]
+    name, he = "{%s+*}" % role.strip("+") if "+" in role else "[{%s}|הוא~%s]" % (role, role), f"הוא~{role}"
+    orders = [f"{name} {a}. {he} [{b}, ו{he} {c}|{b}]." for a, b, c in itertools.permutations(said)]
     return f"[{'|'.join(orders)}]"
 
-# %% ../../nbs/grammar/9_texts.ipynb #0d7c268e
+# %% ../../nbs/grammar/9_texts.ipynb #007f79f3
 EXPLAINED = """# {0} | דבר=({0})
 [{{דבר}} הוא~דבר {1}.|מה זה {{דבר*}}? זה {1}.|{{דבר}}: {1}.] {2}
 ? מה זה {{דבר*}}? | {1}
 ? מה אפשר לספר על {{דבר}}? | הוא~דבר {3}"""
 RIDDLE = """# {0} | דבר=({0})
-[חידה:|מי אני?|נסו לנחש:] אני {3}. [אני|וגם אני] {4}. [מי אני|מה שמי|ניחשתם]?¶[התשובה|תשובה]: {{דבר*}}.
+[חידה:|מי אני?|נסו לנחש:] אני {3}. [אני|חוץ מזה אני] {4}. [מי אני|מה שמי|ניחשתם]?¶[התשובה|תשובה]: {{דבר*}}.
 ? מה התשובה לחידה? | {{דבר*}}
 ? מה נאמר בחידה? | אני {3}"""
 ABOUT_US = re.compile(r"[בלמ]ו~|אותו~|ממנו~|חייו|ימיו") # what a riddle in the first person cannot say
 
-# %% ../../nbs/grammar/9_texts.ipynb #d60e146e
+# %% ../../nbs/grammar/9_texts.ipynb #43197035
 def fact_plots(line: str) -> list[Plot]:
     "The plots of a line of facts; raises `UserError` for an unknown word."
     noun, kind, *facts = (part.strip() for part in line.split("|"))
@@ -254,12 +254,12 @@ def fact_plots(line: str) -> list[Plot]:
     plots = read_plots(EXPLAINED.format(*block), "explanation")
     return plots if ABOUT_US.search(line) else plots + read_plots(RIDDLE.format(*block), "riddle")
 
-# %% ../../nbs/grammar/9_texts.ipynb #afe13ff9
+# %% ../../nbs/grammar/9_texts.ipynb #2b6be71f
 COMPARED = """# {0} ו{4} | א=({0}) ב=({4})
-[מה ההבדל בין {{א}} ל{{ב}}?|במה {{א}} ו{{ב}} שונים?|] {{א}} הוא~א {1}, ו{{ב}} הוא~ב {5}.
+[מה ההבדל בין {{א}} ל{{ב}}?|במה {{א}} ו{{ב}} שונים?|] {{א}} הוא~א {1}, ו{8}{{ב}} הוא~ב {5}.
 [{{א}} {2}, [ואילו|אבל] {{ב}} {6}.|{{ב}} {6}, ו{{א}} {2}.] [[הוא~א|{{א}}] {3}, ו{{ב}} {7}.|{{ב}} {7}, ו{{א}} {3}.]
-? מה {{א}}? | {1}
-? מה {{ב}}? | {5}"""
+? מה זה {{א*}}? | {1}
+? מה זה {{ב*}}? | {5}"""
 
 def comparison(first: str, second: str) -> Plot: # lines of facts
     "Two things beside each other."
@@ -267,12 +267,13 @@ def comparison(first: str, second: str) -> Plot: # lines of facts
     for line, role in ((first, "א"), (second, "ב")):
         noun, kind, *facts = (part.strip() for part in line.split("|"))
         parts += [noun.replace(" ", "_"), kind, said_about(facts[0], role), said_about(facts[-1], role)]
-    return read_plots(COMPARED.format(*parts), "comparison")[0]
+    also = "גם " if parts[1] == parts[5] else ""
+    return read_plots(COMPARED.format(*parts, also), "comparison")[0]
 
-# %% ../../nbs/grammar/9_texts.ipynb #a9504cde
+# %% ../../nbs/grammar/9_texts.ipynb #e7626864
 OTHERS: list[Plot] = []
 
-# %% ../../nbs/grammar/9_texts.ipynb #e33ff0cd
+# %% ../../nbs/grammar/9_texts.ipynb #3c388c80
 OTHERS += read_plots("""
 # החדר | ילד=שם ריהוט=(שולחן ארון ספה שידה) צבע=צבע חיה=(חתול כלב תוכי) דבר=צעצוע פרח=פרח
 [החדר של {ילד} [קטן ונעים|גדול ומואר|פשוט ויפה].|ל{ילד} יש חדר משלו~ילד.] ליד החלון עומד~ריהוט {ריהוט*} צבע~ריהוט,
@@ -285,7 +286,7 @@ OTHERS += read_plots("""
 # סבא או סבתא | ילד=שם סב=סב חיה=(כלב חתול תרנגולת תוכי) כלי=נגינה תבשיל=תבשיל
 {סב} של {ילד} [גר~סב בבית קטן בכפר|גר~סב לא רחוק מכאן]. [שערו/שערה~סב לבן, ועיניו~סב צוחקות.|יש לו~סב שיער לבן וקול
 שקט.] בבוקר הוא~סב [משקה~סב את הגינה|מאכיל~סב את {חיה}], ובערב הוא~סב [מנגן~סב ב{כלי*}|קורא~סב עיתון]. [איש לא מכין
-{תבשיל*} כמוהו~סב.|ה{תבשיל*} שלו~סב מפורסמת בכל הרחוב.] כש{ילד} בא~ילד לבקר, {סב} [מספר~סב סיפורים מהימים של
+{תבשיל*} כמוהו~סב.|{תבשיל} שלו~סב מפורסם~תבשיל בכל הרחוב.] כש{ילד} בא~ילד לבקר, {סב} [מספר~סב סיפורים מהימים של
 פעם|מחכה~סב כבר ליד השער]. "[אין כמו אורחים|הבית צוחק כשאתה~ילד בא~ילד]," אומר~סב {סב}.
 ? מה עושה~סב {סב} בערב? | מנגן~סב או קורא~סב
 ? למי מחכה~סב {סב}? | ל{ילד}
@@ -305,7 +306,7 @@ OTHERS += read_plots("""
 ? עם מי יוצא~שכן {שכן}? | עם {חיה*}
 """, "description")
 
-# %% ../../nbs/grammar/9_texts.ipynb #61a38435
+# %% ../../nbs/grammar/9_texts.ipynb #b8cf32e2
 OTHERS += read_plots("""
 # יום של חורף | ילד=שם לבוש=(מעיל סוודר צעיף) תבשיל=(מרק_ירקות מרק_עוף דייסה) הורה=הורה
 [היום קר מאוד.|בחוץ חורף.] השמיים אפורים, והרוח [מכופפת את העצים|שורקת בין הבתים]. [השלוליות גדולות כמו אגמים
@@ -339,7 +340,7 @@ OTHERS += read_plots("""
 ? מי אוהב~ילד להסתכל? | {ילד}
 """, "description")
 
-# %% ../../nbs/grammar/9_texts.ipynb #191fbfb3
+# %% ../../nbs/grammar/9_texts.ipynb #79727c61
 OTHERS += read_plots("""
 # השוק | ילד=שם סב=סב פרי=פרי ירק=ירק
 בשוק יש [ריח של תבלינים, לחם ודגים|רעש, צבעים וריחות]. המוכרים קוראים בקול: "{פרי+*}! {ירק+*} טרי~ירק+!" [אנשים
@@ -350,7 +351,7 @@ OTHERS += read_plots("""
 ? מה מוכרים בשוק? | {פרי+*} ו{ירק+*}
 """, "description")
 
-# %% ../../nbs/grammar/9_texts.ipynb #3ff31c5a
+# %% ../../nbs/grammar/9_texts.ipynb #72345bf2
 OTHERS += read_plots("""
 # בחנות | קונה=שם מוכר=(מוכר מוכרת) פרי=פרי מספר=3-9
 {קונה}: שלום, [יש לך {פרי+*}|אפשר לקבל {פרי+*}]?¶{מוכר}: [בוודאי, הם טריים מהבוקר|כן, הנה הם]. כמה אתה~קונה
@@ -383,7 +384,7 @@ OTHERS += read_plots("""
 ? ממה חשש@חבר {חבר}? | מ{מזג*}
 """, "dialogue")
 
-# %% ../../nbs/grammar/9_texts.ipynb #2789f314
+# %% ../../nbs/grammar/9_texts.ipynb #bbca5bbe
 OTHERS += read_plots("""
 # שיחת טלפון | נכד=שם סב=סב פרי=פרי מקום=(גינה חצר)
 {נכד}: הלו, {סב}? [זה אני|מדבר~נכד {נכד}].¶{סב}: [איזו הפתעה|סוף סוף]! מה שלומך, [נשמה|יקר~נכד]?¶{נכד}: [טוב
@@ -415,7 +416,7 @@ OTHERS += read_plots("""
 ? מה היה הרעש? | ענף או רוח
 """, "dialogue")
 
-# %% ../../nbs/grammar/9_texts.ipynb #977eb636
+# %% ../../nbs/grammar/9_texts.ipynb #00bc3f8f
 OTHERS += read_plots("""
 # מכתב מהטיול | כותב=שם מקום=(כפר חווה חוף אגם) חיה=(סוס כלב עז ברווז) סב=סב
 {סב} היקר~סב,¶[אנחנו כבר שלושה ימים ב{מקום}|הגענו ל{מקום} אחרי נסיעה ארוכה]. [מזג האוויר נהדר|בלילה קר, אבל ביום
@@ -445,11 +446,11 @@ OTHERS += read_plots("""
 ? איזה מקצוע לימד@מורה {מורה}? | {מקצוע*}
 """, "letter")
 
-# %% ../../nbs/grammar/9_texts.ipynb #b964f845
+# %% ../../nbs/grammar/9_texts.ipynb #1a6b9e64
 OTHERS += read_plots("""
 # הודעה לשכנים | כותב=שם חיה=(חתול כלב תוכי) צבע=(לבן שחור אפור) מקום=(חצר גינה)
 שכנים יקרים,¶[אתמול אבד לנו|נעלם] {חיה*} צבע~חיה. [יש לו~חיה כתם על האוזן|הוא~חיה קטן~חיה וידידותי~חיה]. [ראו
-אותו~חיה לאחרונה ב{מקום}|הוא~חיה יצא@חיה מה{מקום*} בבוקר]. [הוא~חיה לא נושך~חיה|הוא~חיה בא~חיה כשקוראים לו~חיה]. [מי
+אותו~חיה לאחרונה ב{מקום}|הוא~חיה יצא@חיה מ{מקום} בבוקר]. [הוא~חיה לא נושך~חיה|הוא~חיה בא~חיה כשקוראים לו~חיה]. [מי
 שראה אותו~חיה מתבקש להודיע לנו|אם תראו אותו~חיה, אנא התקשרו]. [אנחנו מודאגים מאוד|הבית ריק
 בלעדיו~חיה].¶תודה,¶{כותב}, [קומה ב|דירה חמש|קומה שלוש]
 ? מה אבד? | {חיה*} צבע~חיה
@@ -463,13 +464,13 @@ OTHERS += read_plots("""
 # מכתב לעצמי | כותב=שם כלי=נגינה מקום=(ים הר מדבר)
 {כותב} שלום,¶כן, אני כותב~כותב לעצמי. [כשתקרא/כשתקראי~כותב את זה, תהיה@כותב כבר גדול~כותב|המכתב הזה ייפתח בעוד עשר
 שנים]. [היום אני בכיתה ד|אני בן/בת~כותב תשע]. אני [לומד~כותב לנגן ב{כלי*}|אוהב~כותב לצייר] ו[רוצה~כותב לראות את
-ה{מקום*}|חולם~כותב לטייל ב{מקום}]. [אני מקווה~כותב שלא שכחת|תגיד/תגידי~כותב, זה קרה]? [אל תכעס/תכעסי~כותב הרבה|תהיה
-נחמד/תהיי נחמדה~כותב לילדים].¶ממני, {כותב}
+{מקום}|חולם~כותב לטייל ב{מקום}]. [אני מקווה~כותב שלא שכחת.|תגיד/תגידי~כותב, זה קרה?] [אל תכעס/תכעסי~כותב הרבה|(תהיה
+נחמד/תהיי נחמדה)~כותב לילדים].¶ממני, {כותב}
 ? למי כתב@כותב {כותב}? | לעצמו/לעצמה~כותב
 ? על מה חולם~כותב {כותב}? | לטייל ב{מקום}
 """, "letter")
 
-# %% ../../nbs/grammar/9_texts.ipynb #061537fe
+# %% ../../nbs/grammar/9_texts.ipynb #ef8f0638
 OTHERS += read_plots("""
 # סלט | ירק=ירק אחר=ירק שלישי=ירק מספר=2-4
 סלט ירקות¶המצרכים: {מספר ירק}, {אחר*} אחד~אחר, {שלישי*} אחד~שלישי, [לימון, שמן זית ומלח|מיץ לימון, מלח ופלפל].¶1.
@@ -497,7 +498,7 @@ OTHERS += read_plots("""
 ? מה מוסיפים? | תפוז או דבש
 """, "recipe")
 
-# %% ../../nbs/grammar/9_texts.ipynb #5583f960
+# %% ../../nbs/grammar/9_texts.ipynb #ecaf4bd6
 OTHERS += read_plots("""
 # איך שותלים | פרח=פרח ירק=(מלפפון עגבנייה פלפל) 
 איך [שותלים|מגדלים] {ירק*} [בעציץ|על המרפסת]¶ראשית, בוחרים עציץ [גדול|עם חורים בתחתית]. שנית, ממלאים אותו באדמה
@@ -525,13 +526,13 @@ OTHERS += read_plots("""
 ? מה עושים מהנייר? | סירה
 """, "recipe")
 
-# %% ../../nbs/grammar/9_texts.ipynb #aad16ce2
+# %% ../../nbs/grammar/9_texts.ipynb #095baf9e
 OTHERS += read_plots("""
-# איך רוחצים כלב | ילד=שם חיה=(כלב כלבה)
+# איך רוחצים כלב | חיה=(כלב כלבה)
 כך רוחצים {חיה*}: קודם [סוגרים את הדלת, כדי שלא יברח|מכינים מגבת ושמפו]. ממלאים גיגית במים [פושרים|לא חמים]. מדברים
 אל {חיה} [בקול שקט|בנחת] ומכניסים אותו~חיה לאט. [שופכים מים על הגב, אבל לא על האוזניים|נזהרים לא להרטיב את
 האוזניים]. מסבנים, [משפשפים|עושים קצף] ושוטפים היטב. בסוף [עוטפים במגבת|מייבשים]. זהירות: ברגע הזה {חיה}
-מתנער/מתנערת~חיה, ו[כולם נרטבים|גם {ילד} מתרחץ~ילד]!
+מתנער/מתנערת~חיה, ו[כולם נרטבים|גם מי שרוחץ מתרחץ]!
 ? את מי רוחצים? | {חיה*}
 ? באילו מים? | במים פושרים
 # לפני השינה | ילד=שם
@@ -543,18 +544,23 @@ OTHERS += read_plots("""
 ? מי הולך~ילד לישון? | {ילד}
 """, "recipe")
 
-# %% ../../nbs/grammar/9_texts.ipynb #0bc93b62
+# %% ../../nbs/grammar/9_texts.ipynb #f3233da6
 SHARES = dict(story=64, explanation=8, riddle=3, comparison=6, description=6, dialogue=6, letter=4, recipe=3)
+
+def kind_words(line: str) -> set[str]:
+    "What a thing is said to be, as words."
+    return set(line.split("|")[1].split())
 
 @functools.cache
 def plots_by_kind() -> dict[str, list[Plot]]: # kind of text -> plots
     "Every plot there is."
-    lines = FACTS.strip().split("\n")
+    lines = [line for line in FACTS.split("\n") if line]
     facts = [p for line in lines for p in fact_plots(line)]
-    pairs = [comparison(a, b) for apart in (1, 2, 3) for a, b in zip(lines, lines[apart:])]
+    near = [pair for apart in range(1, 9) for pair in zip(lines, lines[apart:])]
+    pairs = [comparison(a, b) for a, b in near if kind_words(a) & kind_words(b)]
     return {kind: [p for p in (*PLOTS, *OTHERS, *facts, *pairs) if p.kind == kind] for kind in SHARES}
 
-# %% ../../nbs/grammar/9_texts.ipynb #82cb860e
+# %% ../../nbs/grammar/9_texts.ipynb #7d4c864d
 def is_held_out(plot: Plot) -> bool:
     "Whether a plot is told for validation alone."
     return zlib.crc32(plot.title.encode()) % 20 == 0
@@ -571,7 +577,7 @@ def stream(seed: int, valid: bool=False) -> Iterator[dict]: # text, title, kind,
         seen.add(key)
         yield text
 
-# %% ../../nbs/grammar/9_texts.ipynb #5ed0feae
+# %% ../../nbs/grammar/9_texts.ipynb #ddd465ee
 def records(words: int, seed: int=0, valid: bool=False) -> Iterator[dict]: # id, text, source, license; and the analysis
     "Records of the source `grammar`, about so many words of them."
     written = 0
@@ -583,7 +589,7 @@ def records(words: int, seed: int=0, valid: bool=False) -> Iterator[dict]: # id,
         yield dict(id=f"grammar-{seed}-{'valid' if valid else 'train'}-{n}", text=text, source="grammar", license="Apache-2.0",
                    kind=t["kind"], title=t["title"], roles=t["roles"], questions=t["questions"])
 
-# %% ../../nbs/grammar/9_texts.ipynb #06d79e45
+# %% ../../nbs/grammar/9_texts.ipynb #bdb743c9
 def write_source(folder: Path, words: int, seed: int=0) -> dict: # how many records of each file
     "Write `grammar.train.jsonl.zst`, and `grammar.valid.jsonl.zst` with a hundredth of its words."
     most = {"train": words, "valid": max(200, words//100)}
@@ -597,7 +603,7 @@ def write_texts(run: RunFolder = "runs/nb/grammar", # where the records go
     "Write simple Hebrew from the grammar's plots as a source of records: stories, explanations, dialogues, letters."
     return write_source(work_folder(run), words, seed)
 
-# %% ../../nbs/grammar/9_texts.ipynb #243204a5
+# %% ../../nbs/grammar/9_texts.ipynb #5e891870
 def swap_groups() -> list[list[str]]: # words that can take each other's place
     "Words alike in gender, number and kind."
     plain = [[n for n in names if n not in SAID_OF and n not in {x.lemma for x in STORY_NOUNS.values()}] for names in NAMES.values()]
@@ -611,7 +617,7 @@ GROUPS = swap_groups()
 COLOURS = "אדום כחול ירוק צהוב סגול כתום ורוד".split()
 COLOURED = {n.form(k) for n in STORY_NOUNS.values() if n.kind in ("clothes", "toy", "container", "dish") for k in ("sp" if n.plural else "s")}
 
-# %% ../../nbs/grammar/9_texts.ipynb #f2ea8558
+# %% ../../nbs/grammar/9_texts.ipynb #6bd28909
 def varied(text: str, rng: random.Random) -> str:
     "A written text with other names, fruits, vegetables, flowers and colours."
     there = set(re.findall(r"[א-ת]+", text))
@@ -625,5 +631,5 @@ def varied(text: str, rng: random.Random) -> str:
     return re.sub(rf"(?<![א-ת])([בלומה]?ה?)({'|'.join(sorted(COLOURED, key=len, reverse=True))}) (ה?)({'|'.join(forms)})(?![א-ת])",
                   lambda m: f"{m[1]}{m[2]} {m[3]}{forms[m[4]]}", text)
 
-# %% ../../nbs/grammar/9_texts.ipynb #678cc166
+# %% ../../nbs/grammar/9_texts.ipynb #d9250d31
 if __name__ == "__main__" and "__file__" in globals(): cli(write_texts)
