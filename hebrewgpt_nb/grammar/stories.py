@@ -10,7 +10,7 @@ __all__ = ['STORY_VERBS', 'STORY_NOUNS', 'FOLLOWERS', 'CELLS', 'Forms', 'PERSONS
            'plain_part', 'parse', 'Plot', 'read_plot', 'read_plots', 'draw_cast', 'tidy', 'analysis', 'tell',
            'reading_table', 'disagrees', 'faults_told']
 
-# %% ../../nbs/grammar/5_stories.ipynb #8429b803
+# %% ../../nbs/grammar/5_stories.ipynb #153d22ce
 import functools, random, re
 from dataclasses import dataclass
 from ..core import UserError
@@ -19,7 +19,7 @@ from .sentences import goes_with
 from .verbs import VERBS, read_verbs
 from .words import NAMES, PRONOUNS, WITH_PRONOUN, count
 
-# %% ../../nbs/grammar/5_stories.ipynb #c574b2f9
+# %% ../../nbs/grammar/5_stories.ipynb #4c08dbd5
 STORY_VERBS = VERBS | read_verbs("""
 paal.o        | נשפ -; נבט -; עטפ -; ארג -; סרג -; גרפ -; גלש -; עצר -; סמכ -; הרס -; שתל -; קצר -; חסכ -; חשש -; צלל -
 paal.o        | פרצ -; טמנ -; חרק -; דלפ -; אחז -; הדפ -; רקמ -; סתמ -; נעצ -; שרק -; שתק -; שמט -; לכד -; צבט -; נדד -; תמכ -
@@ -42,7 +42,7 @@ hifil.yod     | יפע -; יבל -
 hifil.hollow  | אור -; טול -; טוס -
 hifil.nun     | נצצ -; נתז -; נקש -""")
 
-# %% ../../nbs/grammar/5_stories.ipynb #93766f0d
+# %% ../../nbs/grammar/5_stories.ipynb #cebbb21f
 STORY_NOUNS = NOUNS | read_nouns("""
 place      m | בית ספר/בתי ספר; גן חיות/גני חיות; גן שעשועים/גני שעשועים; גן ילדים/גני ילדים; לול; צריף; אוהל/אוהלים; דיר
 place      f | חנות ספרים/חנויות ספרים; תחנת רכבת/תחנות רכבת; תחנת אוטובוס/תחנות אוטובוס; חנות צעצועים/חנויות צעצועים; ביצה גדולה/-
@@ -59,7 +59,7 @@ feeling    f | שפעת/-; דלקת/דלקות; הצטננות/-
 person     m | שועלון; כוכב קולנוע/כוכבי קולנוע; בן דוד/בני דודים; רופא שיניים/רופאי שיניים; רופא חיות/רופאי חיות; מדריך; פרופסור/-
 person     f | בת דודה/בנות דודות; רופאת שיניים/רופאות שיניים; רופאת חיות/רופאות חיות; מדריכה; נגרית; שענית; סנדלרית; גנבת/-""")
 
-# %% ../../nbs/grammar/5_stories.ipynb #f5a54f15
+# %% ../../nbs/grammar/5_stories.ipynb #33a49dc5
 FOLLOWERS = """
 יכול/יכולה/יכולים/יכולות צריך/צריכה/צריכים/צריכות חייב/חייבת/חייבים/חייבות עצמו/עצמה/עצמם/עצמן לבדו/לבדה/לבדם/לבדן
 זה/זו/אלה/אלה הזה/הזאת/האלה/האלה אחד/אחת/אחדים/אחדות כולו/כולה/כולם/כולן שמו/שמה/שמם/שמן ידו/ידה/ידם/ידן
@@ -85,12 +85,12 @@ FOLLOWERS = """
 ממולא/ממולאת/ממולאים/ממולאות מיובש/מיובשת/מיובשים/מיובשות כבוש/כבושה/כבושים/כבושות קלוי/קלויה/קלויים/קלויות
 צלוי/צלויה/צלויים/צלויות כתוב/כתובה/כתובים/כתובות טווה/טווה/טווים/טוות מרוצה/מרוצה/מרוצים/מרוצות שווה/שווה/שווים/שוות"""
 
-# %% ../../nbs/grammar/5_stories.ipynb #c42da347
+# %% ../../nbs/grammar/5_stories.ipynb #7e234ed2
 CELLS = ("ms", "fs", "mp", "fp") # masculine and feminine, singular and plural
 Forms = tuple[str, str, str, str] # of a word, in these cells
 PERSONS_OF = {"3": ("3ms", "3fs", "3mp", "3fp"), "2": ("2ms", "2fs", "2mp", "2fp")}
 
-# %% ../../nbs/grammar/5_stories.ipynb #3758b9bc
+# %% ../../nbs/grammar/5_stories.ipynb #149a4c4a
 def follower_table() -> dict[str, Forms]: # masculine singular -> forms
     "All that agrees in gender and number alone."
     table = {v["present ms"]: tuple(v[f"present {c}"] for c in CELLS) for v in STORY_VERBS.values() if "present ms" in v.forms}
@@ -100,7 +100,7 @@ def follower_table() -> dict[str, Forms]: # masculine singular -> forms
         table |= {forms[cells[0]]: tuple(forms[c] for c in cells) for cells in PERSONS_OF.values()}
     return table
 
-# %% ../../nbs/grammar/5_stories.ipynb #f6f6824e
+# %% ../../nbs/grammar/5_stories.ipynb #95f394e9
 def verb_cells(cell: str) -> list[str]: # of a masculine singular form -> of all four
     "future 2ms -> future 2ms, future 2fs, future 2p, future 2p."
     tense, who = cell.split(" ")
@@ -108,7 +108,7 @@ def verb_cells(cell: str) -> list[str]: # of a masculine singular form -> of all
     both = tense == "past" and person == "2"
     return [f"{tense} {person}ms", f"{tense} {person}fs"] + [f"{tense} {person}{g}p" if both else f"{tense} {person}p" for g in "mf"]
 
-# %% ../../nbs/grammar/5_stories.ipynb #ae4914ab
+# %% ../../nbs/grammar/5_stories.ipynb #dc71cd6b
 def verb_table() -> dict[str, Forms]: # masculine singular -> forms
     "All that agrees as a finite verb; where two forms are alike the past goes first."
     table = {}
@@ -119,7 +119,7 @@ def verb_table() -> dict[str, Forms]: # masculine singular -> forms
 
 AGREES = {"@": verb_table(), "~": follower_table()}
 
-# %% ../../nbs/grammar/5_stories.ipynb #ae0707d2
+# %% ../../nbs/grammar/5_stories.ipynb #5d7cf38d
 def forms_of(word: str, # masculine singular, perhaps with prefixes; or (masculine/feminine)
              sign: str, # @ or ~
             ) -> Forms:
@@ -132,7 +132,7 @@ def forms_of(word: str, # masculine singular, perhaps with prefixes; or (masculi
     what = "verb that the conjugator knows" if sign == "@" else "adjective, participle or pronoun of the lexicon"
     raise UserError(f"{word}{sign}: no {what}; write it in the masculine singular, or write out masculine/feminine")
 
-# %% ../../nbs/grammar/5_stories.ipynb #6b4ed25d
+# %% ../../nbs/grammar/5_stories.ipynb #ada87495
 BARE = set("אבא אמא סבא סבתא".split()) # known without an article
 
 class Filler:
@@ -155,7 +155,7 @@ class Filler:
             self.known[prefix, how] = prefix + (word[1:] if article and prefix[-1:] in "בכל" and prefix else word)
         return self.known[prefix, how]
 
-# %% ../../nbs/grammar/5_stories.ipynb #abc8302f
+# %% ../../nbs/grammar/5_stories.ipynb #d7b20b5f
 THINGS = """
 צעצוע     | כדור בובה דובי מכונית רכבת פאזל סביבון קובייה עפיפון
 אבדה      | כובע צעיף כפפה סוודר תיק ספר מחברת כדור בובה דובי משרוקית ארנק קלמר מפתח שעון פנס מטרייה
@@ -198,7 +198,7 @@ THINGS = """
 זקן       | סבא סבתא
 """
 
-# %% ../../nbs/grammar/5_stories.ipynb #2e26ac30
+# %% ../../nbs/grammar/5_stories.ipynb #337fc266
 def filler_of(word: str, kind: str) -> Filler | str: # an adjective stays a word
     "A noun of the lexicon, or a word of an adjective; raises `UserError` for an unknown one."
     if kind == "שם": return Filler(word, "m" if word in NAMES["m"] else "f", kind, bare=True)
@@ -207,7 +207,7 @@ def filler_of(word: str, kind: str) -> Filler | str: # an adjective stays a word
     if word in AGREES["~"]: return word
     raise UserError(f"{key}: neither a noun of the lexicon nor an adjective; give it a place in nbs/grammar/2_nouns.ipynb")
 
-# %% ../../nbs/grammar/5_stories.ipynb #084a9b7f
+# %% ../../nbs/grammar/5_stories.ipynb #818526f5
 SETS = {name.strip(): words.split() for name, words in (line.split("|") for line in THINGS.strip().split("\n"))}
 SETS |= {"שם": NAMES["m"] + NAMES["f"], "בן": NAMES["m"], "בת": NAMES["f"]}
 
@@ -220,7 +220,7 @@ def fillers(spec: str) -> tuple: # sets with commas between, words in brackets, 
         raise UserError(f"{', '.join(unknown)}: nothing is known that fits; write (words) or one of {', '.join(SETS)}")
     return tuple(filler_of(w, "שם" if s in ("שם", "בן", "בת") else s) for s in spec.split(",") for w in dict.fromkeys(SETS[s]))
 
-# %% ../../nbs/grammar/5_stories.ipynb #12b60b3a
+# %% ../../nbs/grammar/5_stories.ipynb #15f08a44
 MARK = re.compile(r"([ושכלבמה]{0,3})\{([א-ת\d]+)( [א-ת]+)?([+*]*)\}|(\([^()]+\)|[א-ת'/]+)([@~])([א-ת\d]+(?:&[א-ת\d]+)?\+?)|<([א-ת_]+)(?::([א-ת,&]+))?>|([\[\]|])")
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class Agreeing:
         if len(self.roles) == 1: return self.forms[cast[self.roles[0]].cell + 2*self.plural]
         return self.forms[3 if all(cast[r].cell for r in self.roles) else 2]
 
-# %% ../../nbs/grammar/5_stories.ipynb #2ff4215a
+# %% ../../nbs/grammar/5_stories.ipynb #e4bfc4da
 @dataclass(frozen=True)
 class Named:
     "Who fills a role."
@@ -256,7 +256,7 @@ class Counted:
         thing = cast[self.role]
         return self.prefix + count(cast[self.number], Noun(thing.word, thing.gender, thing.plural, thing.kind))
 
-# %% ../../nbs/grammar/5_stories.ipynb #6c7c9a1d
+# %% ../../nbs/grammar/5_stories.ipynb #30e12eb3
 @dataclass(frozen=True)
 class Quality:
     "An adjective that fills a role, as it agrees with another."
@@ -268,7 +268,7 @@ class Quality:
         "The form that agrees."
         return self.prefix + AGREES["~"][cast[self.quality]][cast[self.role].cell + 2*self.plural]
 
-# %% ../../nbs/grammar/5_stories.ipynb #8c64aa91
+# %% ../../nbs/grammar/5_stories.ipynb #aefd3f6d
 @dataclass(frozen=True)
 class Choice:
     "One of several."
@@ -281,7 +281,7 @@ def told(nodes: tuple, cast: dict, rng: random.Random) -> str:
     "The text of some nodes."
     return "".join([n if n.__class__ is str else n.told(cast, rng) for n in nodes])
 
-# %% ../../nbs/grammar/5_stories.ipynb #55a016eb
+# %% ../../nbs/grammar/5_stories.ipynb #60bfc398
 SAYINGS = """
 יום | [יום אחד|בוקר אחד|בשבת בבוקר|אחרי הצהריים|ביום שישי|באחד הימים|ביום קיץ חם|ביום חורף קר|ביום ראשון בבוקר]
 פעם | [היה היה|לפני שנים רבות חי|בארץ רחוקה חי|פעם חי]
@@ -310,7 +310,7 @@ def read_sayings(table: str) -> dict[str, str]: # name -> text
 
 SAID = read_sayings(SAYINGS)
 
-# %% ../../nbs/grammar/5_stories.ipynb #1f9ede14
+# %% ../../nbs/grammar/5_stories.ipynb #50d24b89
 def with_sayings(text: str) -> str:
     "The text with its sayings written out; raises `UserError` for one that is not there."
     def written_out(mark: re.Match) -> str:
@@ -319,7 +319,7 @@ def with_sayings(text: str) -> str:
         return with_sayings(re.sub(r"([{@~&])(\d)", lambda m: m[1] + roles[int(m[2]) - 1], SAID[name]))
     return re.sub(r"<([א-ת_]+)(?::([א-ת,]+))?>", written_out, text)
 
-# %% ../../nbs/grammar/5_stories.ipynb #d5bc12cd
+# %% ../../nbs/grammar/5_stories.ipynb #36c98f4a
 def mark_of(mark: re.Match, roles: dict[str, tuple]) -> object:
     "What a mark stands for; raises `UserError` for a role that the plot does not have."
     prefix, role, counted, how, word, sign, followed = mark.groups()[:7]
@@ -332,7 +332,7 @@ def mark_of(mark: re.Match, roles: dict[str, tuple]) -> object:
     if bare in roles and isinstance(roles[bare][0], str): return Quality(word.removesuffix(bare), bare, followed[0], plural)
     return Agreeing(forms_of(word, sign), followed, plural)
 
-# %% ../../nbs/grammar/5_stories.ipynb #96ddc680
+# %% ../../nbs/grammar/5_stories.ipynb #899eeabf
 def plain_part(text: str) -> list[str]:
     "Words without a mark; raises `UserError` for a mark that is none."
     if odd := re.search(r"[{}@~<>*&|]\S*", text): raise UserError(f"{text.strip()}: {odd[0]} is no mark")
@@ -355,7 +355,7 @@ def parse(text: str, roles: dict[str, tuple]) -> tuple: # nodes
     if len(stack) > 1: raise UserError(f"{text[:40]}: a [ is not closed")
     return tuple(stack[0][0] + plain_part(text[done:]))
 
-# %% ../../nbs/grammar/5_stories.ipynb #65cd36b6
+# %% ../../nbs/grammar/5_stories.ipynb #8b32744b
 @dataclass(frozen=True)
 class Plot:
     "A text to be told of many."
@@ -386,7 +386,7 @@ def read_plots(text: str, kind: str="story") -> list[Plot]:
     "The plots of a cell; each begins with a line # title | roles."
     return [read_plot(block, kind) for block in re.split(r"^(?=# )", text.strip(), flags=re.M) if block.strip()]
 
-# %% ../../nbs/grammar/5_stories.ipynb #7d504fc5
+# %% ../../nbs/grammar/5_stories.ipynb #3101d875
 def draw_cast(roles: dict[str, tuple], rng: random.Random, together: tuple[str, ...]=()) -> dict: # role -> filler, adjective, number
     "Who fills the roles, of those together one masculine; raises `UserError` where two roles want the only thing there is."
     cast, used = {}, set()
@@ -406,7 +406,7 @@ def tidy(text: str) -> str:
     "One space between words, none before a stop, one stop at an end; ¶ begins a line."
     return SPACES.sub("", text).replace("¶", "\n").strip()
 
-# %% ../../nbs/grammar/5_stories.ipynb #2cfed97c
+# %% ../../nbs/grammar/5_stories.ipynb #8d265874
 def analysis(cast: dict) -> dict: # role -> word, gender, kind
     "Who fills the roles, as plain values."
     return {role: dict(word=f.word, gender=f.gender, kind=f.kind, known=f.form("", "")) if isinstance(f, Filler) else dict(word=f)
@@ -419,7 +419,7 @@ def tell(plot: Plot, rng: random.Random) -> dict: # text, title, kind, roles, qu
     asked = [[tidy(told(part, cast, rng)) for part in pair] for pair in plot.questions]
     return dict(text=text, title=plot.title, kind=plot.kind, roles=analysis(cast), questions=asked)
 
-# %% ../../nbs/grammar/5_stories.ipynb #3946671c
+# %% ../../nbs/grammar/5_stories.ipynb #c27ce432
 def reading_table() -> dict[str, set[tuple[str, str]]]: # word -> gender and number of whom it can be said
     "What each finite verb, participle and adjective can be said of, in the third person."
     said = {}
@@ -434,7 +434,7 @@ def reading_table() -> dict[str, set[tuple[str, str]]]: # word -> gender and num
 
 SAID_OF = reading_table()
 
-# %% ../../nbs/grammar/5_stories.ipynb #5f211518
+# %% ../../nbs/grammar/5_stories.ipynb #ddc5b484
 NOT_VERBS = {n.form(number) for n in STORY_NOUNS.values() for number in ("sp" if n.plural else "s")}
 NOT_VERBS |= {name for names in NAMES.values() for name in names}
 NOT_VERBS |= {f for forms in WITH_PRONOUN.values() for f in forms.values()} | set("על עם אחד שתי שני חי מאוד שם רב כל הרבה חיה חרק מתקן".split())
@@ -449,7 +449,7 @@ def disagrees(word: str, cell: str) -> bool:
     if word not in SAID_OF and word[:1] == "ה" and word[1:] in ADJECTIVE_FORMS: word = word[1:]
     return bool(SAID_OF.get(word)) and word not in NOT_VERBS and cell not in SAID_OF[word]
 
-# %% ../../nbs/grammar/5_stories.ipynb #4928f44f
+# %% ../../nbs/grammar/5_stories.ipynb #76c0d7f1
 def faults_told(text: str, roles: dict) -> list[str]: # `text` and `roles` of a telling
     "What does not agree in a told text."
     cells = {f"{p}{r['known']}": r["gender"] + "s" for r in roles.values() if "known" in r for p in ("", "ש", "כש")}

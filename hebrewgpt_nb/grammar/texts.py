@@ -7,7 +7,7 @@ __all__ = ['FACTS', 'EXPLAINED', 'RIDDLE', 'ABOUT_US', 'COMPARED', 'OTHERS', 'SH
            'said_about', 'in_any_order', 'fact_plots', 'comparison', 'kind_words', 'plots_by_kind', 'is_held_out',
            'stream', 'records', 'write_source', 'write_texts', 'swap_groups', 'varied']
 
-# %% ../../nbs/grammar/9_texts.ipynb #7934ddf1
+# %% ../../nbs/grammar/9_texts.ipynb #e9305de3
 import functools, itertools, random, re, zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ from .stories import SAID_OF, STORY_NOUNS, THINGS, Plot, read_plots, tell
 from .words import NAMES
 from ..text.records import write_records
 
-# %% ../../nbs/grammar/9_texts.ipynb #2e2d071a
+# %% ../../nbs/grammar/9_texts.ipynb #927ba430
 FACTS = """
 כלב | חיית בית | בעל~ פרווה, זנב וחוש ריח חד | שומר~ על הבית, נובח~ ומכשכש~ בזנב | גר~ ליד אנשים, בבית או בחצר
 חתול | חיית בית | בעל~ פרווה רכה, שפם וציפורניים חדות | צד~ עכברים, מתרחץ~ בלשון ואוהב~ לישון | גר~ בבתים וברחובות
@@ -53,7 +53,7 @@ FACTS = """
 קיפוד | חיה קטנה | מכוסה~ קוצים | מתכדר~ כשיש סכנה ואוכל~ חרקים | חי~ בגינות ובשדות
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #20d07c0f
+# %% ../../nbs/grammar/9_texts.ipynb #0f8ac60c
 FACTS += """
 סנאי | חיה קטנה | בעל~ זנב עבה ופרוותי | מטפס~ על עצים ואוגר~ אגוזים לחורף | חי~ ביערות ובפארקים
 עכבר | חיה קטנה | בעל~ זנב ארוך ואוזניים עגולות | מכרסם~ זרעים ובורח~ מחתולים | חי~ בשדות ובבתים
@@ -87,7 +87,7 @@ FACTS += """
 בצל | ירק | עשוי~ שכבות ובעל~ ריח חריף | נותן~ טעם לתבשילים וגורם~ לדמעות | גדל~ באדמה
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #470ae42a
+# %% ../../nbs/grammar/9_texts.ipynb #fbe63908
 FACTS += """
 פלפל | ירק | אדום~, ירוק~ או צהוב~ | טעים~ טרי~, צלוי~ או ממולא~ | גדל~ בשדה
 חציל | ירק | סגול~ ומבריק~ | נאכל~ מבושל~, קלוי~ או אפוי~ | גדל~ בשדה
@@ -121,7 +121,7 @@ FACTS += """
 מחבת | כלי בישול | שטוח~, עם ידית ארוכה | משמש~ לטיגון | נמצא~ במטבח
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #26c6629d
+# %% ../../nbs/grammar/9_texts.ipynb #cccc447c
 FACTS += """
 קומקום | כלי מטבח | בעל~ פייה וידית | מרתיח~ מים לתה | נמצא~ במטבח
 פטיש | כלי עבודה | בעל~ ראש כבד וידית | דופק~ מסמרים | נמצא~ בארגז הכלים
@@ -155,7 +155,7 @@ FACTS += """
 גיטרה | כלי נגינה | עשוי~ מעץ ובעל~ שישה מיתרים | משמיע~ צלילים כשפורטים על המיתרים | נמצא~ בלהקות ובבתים
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #831b34e4
+# %% ../../nbs/grammar/9_texts.ipynb #a7c7ccee
 FACTS += """
 פסנתר | כלי נגינה | גדול~, עם קלידים שחורים ולבנים | משמיע~ צלילים כשלוחצים על הקלידים | נמצא~ באולם ובסלון
 תוף | כלי נגינה | עגול~, מכוסה~ עור | משמיע~ קצב כשמכים בו~ | נמצא~ בתזמורת ובלהקה
@@ -189,7 +189,7 @@ FACTS += """
 מגדל | מבנה | גבוה~ וצר~ | משמש~ לתצפית | נמצא~ בעיר, בחוף או בטירה
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #1aaf6987
+# %% ../../nbs/grammar/9_texts.ipynb #4bb32f9f
 FACTS += """
 מוזיאון | מקום | מלא~ תמונות, פסלים ודברים ישנים | מלמד~ על אמנות ועל העבר | נמצא~ בעיר
 ורד | פרח | ריחני~ ובעל~ קוצים | מקשט~ גינות ואגרטלים | גדל~ בגינה על שיח
@@ -221,7 +221,7 @@ FACTS += """
 טייס | בעל מקצוע | לובש~ מדים ומכיר~ את מזג האוויר | מטיס~ מטוסים | עובד~ בתא הטייס
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #e2868c08
+# %% ../../nbs/grammar/9_texts.ipynb #fc5e8d5c
 def said_about(fact: str, role: str) -> str: # role: "דבר", or "דבר+" of many
     "A fact with the role that its words agree with."
     return re.sub(r"~(?=[\s,]|$)", f"~{role}", fact.strip())
@@ -232,7 +232,7 @@ def in_any_order(said: list[str], role: str) -> str: # a choice
     orders = [f"{name} {a}. {he} [{b}, ו{he} {c}|{b}]." for a, b, c in itertools.permutations(said)]
     return f"[{'|'.join(orders)}]"
 
-# %% ../../nbs/grammar/9_texts.ipynb #10d78181
+# %% ../../nbs/grammar/9_texts.ipynb #73a0d56c
 EXPLAINED = """# {0} | דבר=({0})
 [{{דבר}} הוא~דבר {1}.|מה זה {{דבר*}}? זה {1}.|{{דבר}}: {1}.] {2}
 ? מה זה {{דבר*}}? | {1}
@@ -243,7 +243,7 @@ RIDDLE = """# {0} | דבר=({0})
 ? מה נאמר בחידה? | אני {3}"""
 ABOUT_US = re.compile(r"[בלמ]ו~|אותו~|ממנו~|חייו|ימיו") # what a riddle in the first person cannot say
 
-# %% ../../nbs/grammar/9_texts.ipynb #2de9a4c6
+# %% ../../nbs/grammar/9_texts.ipynb #8ab9fb43
 def fact_plots(line: str) -> list[Plot]:
     "The plots of a line of facts; raises `UserError` for an unknown word."
     noun, kind, *facts = (part.strip() for part in line.split("|"))
@@ -254,7 +254,7 @@ def fact_plots(line: str) -> list[Plot]:
     plots = read_plots(EXPLAINED.format(*block), "explanation")
     return plots if ABOUT_US.search(line) else plots + read_plots(RIDDLE.format(*block), "riddle")
 
-# %% ../../nbs/grammar/9_texts.ipynb #2a22f7f3
+# %% ../../nbs/grammar/9_texts.ipynb #79fec2dd
 COMPARED = """# {0} ו{4} | א=({0}) ב=({4})
 [מה ההבדל בין {{א}} ל{{ב}}?|במה {{א}} ו{{ב}} שונים?|] {{א}} הוא~א {1}, ו{8}{{ב}} הוא~ב {5}.
 [{{א}} {2}, [ואילו|אבל] {{ב}} {6}.|{{ב}} {6}, ו{{א}} {2}.] [[הוא~א|{{א}}] {3}, ו{{ב}} {7}.|{{ב}} {7}, ו{{א}} {3}.]
@@ -270,10 +270,10 @@ def comparison(first: str, second: str) -> Plot: # lines of facts
     also = "גם " if parts[1] == parts[5] else ""
     return read_plots(COMPARED.format(*parts, also), "comparison")[0]
 
-# %% ../../nbs/grammar/9_texts.ipynb #4f0fae98
+# %% ../../nbs/grammar/9_texts.ipynb #2ce2e42f
 OTHERS: list[Plot] = []
 
-# %% ../../nbs/grammar/9_texts.ipynb #9f4f4971
+# %% ../../nbs/grammar/9_texts.ipynb #db240df9
 OTHERS += read_plots("""
 # החדר | ילד=שם ריהוט=(שולחן ארון ספה שידה) צבע=צבע חיה=(חתול כלב תוכי) דבר=צעצוע פרח=פרח
 [החדר של {ילד} [קטן ונעים|גדול ומואר|פשוט ויפה].|ל{ילד} יש חדר משלו~ילד.] ליד החלון עומד~ריהוט {ריהוט*} צבע~ריהוט,
@@ -306,7 +306,7 @@ OTHERS += read_plots("""
 ? עם מי יוצא~שכן {שכן}? | עם {חיה*}
 """, "description")
 
-# %% ../../nbs/grammar/9_texts.ipynb #5a56b8fd
+# %% ../../nbs/grammar/9_texts.ipynb #6e02dc99
 OTHERS += read_plots("""
 # יום של חורף | ילד=שם לבוש=(מעיל סוודר צעיף) תבשיל=(מרק_ירקות מרק_עוף דייסה) הורה=הורה
 [היום קר מאוד.|בחוץ חורף.] השמיים אפורים, והרוח [מכופפת את העצים|שורקת בין הבתים]. [השלוליות גדולות כמו אגמים
@@ -340,7 +340,7 @@ OTHERS += read_plots("""
 ? מי אוהב~ילד להסתכל? | {ילד}
 """, "description")
 
-# %% ../../nbs/grammar/9_texts.ipynb #eacb4f42
+# %% ../../nbs/grammar/9_texts.ipynb #dd9ce935
 OTHERS += read_plots("""
 # השוק | ילד=שם סב=סב פרי=פרי ירק=ירק
 בשוק יש [ריח של תבלינים, לחם ודגים|רעש, צבעים וריחות]. המוכרים קוראים בקול: "{פרי+*}! {ירק+*} טרי~ירק+!" [אנשים
@@ -351,7 +351,7 @@ OTHERS += read_plots("""
 ? מה מוכרים בשוק? | {פרי+*} ו{ירק+*}
 """, "description")
 
-# %% ../../nbs/grammar/9_texts.ipynb #39a51929
+# %% ../../nbs/grammar/9_texts.ipynb #f8c9d472
 OTHERS += read_plots("""
 # בחנות | קונה=שם מוכר=(מוכר מוכרת) פרי=פרי מספר=3-9
 {קונה}: שלום, [יש לך {פרי+*}|אפשר לקבל {פרי+*}]?¶{מוכר}: [בוודאי, הם טריים מהבוקר|כן, הנה הם]. כמה אתה~קונה
@@ -376,15 +376,15 @@ OTHERS += read_plots("""
 ? לאן רוצה~הולך {הולך} להגיע? | ל{מקום}
 ? עד איפה הולכים ישר? | עד {ציון}
 # מה נעשה היום | ילד=שם חבר=שם מקום=משחק אחר=טיול מזג=(גשם שלג)
-{ילד}: [מה נעשה היום|יש לך רעיון להיום]?¶{חבר}: [נלך ל{מקום}|אולי {מקום}]?¶{ילד}: [היינו שם אתמול|שוב]? בוא@חבר נלך
-ל{אחר}.¶{חבר}: [רחוק|אבל אולי ירד {מזג*}]. [השמיים אפורים|שמעת מה אמרו ברדיו]?¶{ילד}: [אז ניקח מטרייה|נלבש
-מעיל].¶{חבר}: [בסדר, אבל אני בוחר~חבר את האוכל|טוב. ומי מביא אוכל]?¶{ילד}: [שנינו|אני אביא כריכים, ואתה~חבר תביא@חבר
-מים].¶{חבר}: [בעוד חצי שעה ליד השער|ניפגש בעשר]!
+{ילד}: [מה נעשה היום|יש לך רעיון להיום]?¶{חבר}: [נלך ל{מקום}|אולי {מקום}]?¶{ילד}: [היינו שם אתמול.|שוב?] בוא@חבר נלך
+ל{אחר}.¶{חבר}: [רחוק|אבל אולי ירד {מזג*}]. [השמיים אפורים.|שמעת מה אמרו ברדיו?]¶{ילד}: [אז ניקח מטרייה|נלבש
+מעיל].¶{חבר}: [בסדר, אבל אני בוחר~חבר את האוכל.|טוב. ומי מביא אוכל?]¶{ילד}: [שנינו|אני אביא כריכים, ואתה~חבר
+תביא@חבר מים].¶{חבר}: [בעוד חצי שעה ליד השער|ניפגש בעשר]!
 ? לאן החליטו ללכת? | ל{אחר}
 ? ממה חשש@חבר {חבר}? | מ{מזג*}
 """, "dialogue")
 
-# %% ../../nbs/grammar/9_texts.ipynb #f0d606a6
+# %% ../../nbs/grammar/9_texts.ipynb #19fca0d4
 OTHERS += read_plots("""
 # שיחת טלפון | נכד=שם סב=סב פרי=פרי מקום=(גינה חצר)
 {נכד}: הלו, {סב}? [זה אני|מדבר~נכד {נכד}].¶{סב}: [איזו הפתעה|סוף סוף]! מה שלומך, [נשמה|יקר~נכד]?¶{נכד}: [טוב
@@ -402,7 +402,7 @@ OTHERS += read_plots("""
 ? איפה למד@שני {שני} על {אחר}? | בספר או בסרט
 # שיעורי בית | ילד=שם הורה=הורה מקצוע=(חשבון היסטוריה אנגלית עברית מדע)
 {הורה}: [סיימת את השיעורים|מה עם שיעורי הבית]?¶{ילד}: [כמעט|עוד לא]. [ב{מקצוע*} יש שאלה קשה|אני לא מבין~ילד את השאלה
-ב{מקצוע*}].¶{הורה}: [קרא@ילד לי אותה בקול|מה כתוב שם]?¶{ילד}: [הנה, שאלה שלוש|היא ארוכה].¶{הורה}: [ומה ידוע
+ב{מקצוע*}].¶{הורה}: [קרא@ילד לי אותה בקול.|מה כתוב שם?]¶{ילד}: [הנה, שאלה שלוש|היא ארוכה].¶{הורה}: [ומה ידוע
 לנו|נתחיל ממה שאתה~ילד יודע~ילד].¶{ילד}: [רגע... אם זה ככה, אז|אה! פשוט צריך]... [מצאתי|הבנתי]!¶{הורה}: [ראית? לא
 אמרתי כלום|הכול היה אצלך בראש].¶{ילד}: [עכשיו אפשר לצאת לשחק|תישאר/תישארי~הורה לידי גם בשאלה הבאה]?
 ? באיזה מקצוע השאלה? | ב{מקצוע*}
@@ -416,7 +416,7 @@ OTHERS += read_plots("""
 ? מה היה הרעש? | ענף או רוח
 """, "dialogue")
 
-# %% ../../nbs/grammar/9_texts.ipynb #b716092a
+# %% ../../nbs/grammar/9_texts.ipynb #5ff4ed0b
 OTHERS += read_plots("""
 # מכתב מהטיול | כותב=שם מקום=(כפר חווה חוף אגם) חיה=(סוס כלב עז ברווז) סב=סב
 {סב} היקר~סב,¶[אנחנו כבר שלושה ימים ב{מקום}|הגענו ל{מקום} אחרי נסיעה ארוכה]. [מזג האוויר נהדר|בלילה קר, אבל ביום
@@ -435,7 +435,7 @@ OTHERS += read_plots("""
 {חבר} שלום,¶[קשה לי לומר את זה, אז אני כותב~כותב|אני כותב~כותב כי לא העזתי לדבר]. [אתמול כעסתי|בהפסקה צעקתי] ו[אמרתי
 דברים לא יפים|לא הקשבתי לך]. {דבר} באמת היה@דבר שלך. [חשבתי על זה כל הלילה|הבנתי שטעיתי]. אתה~חבר [תמיד עזרת
 לי|החבר/החברה~חבר הטוב~חבר שלי], ו{דבר} [לא שווה~דבר ריב|פחות חשוב~דבר ממך].¶אני [מתנצל~כותב|מצטער~כותב מאוד]. [מחר
-אחכה לך ליד הספסל|אפשר לשחק מחר יחד]?¶{כותב}
+אחכה לך ליד הספסל.|אפשר לשחק מחר יחד?]¶{כותב}
 ? על מה רבו? | על {דבר}
 ? מי ביקש@כותב סליחה? | {כותב}
 # תודה למורה | כותב=שם מורה=מורה מקצוע=(חשבון מוזיקה אנגלית ספורט)
@@ -446,7 +446,7 @@ OTHERS += read_plots("""
 ? איזה מקצוע לימד@מורה {מורה}? | {מקצוע*}
 """, "letter")
 
-# %% ../../nbs/grammar/9_texts.ipynb #9fff5140
+# %% ../../nbs/grammar/9_texts.ipynb #965a0d34
 OTHERS += read_plots("""
 # הודעה לשכנים | כותב=שם חיה=(חתול כלב תוכי) צבע=(לבן שחור אפור) מקום=(חצר גינה)
 שכנים יקרים,¶[אתמול אבד לנו|נעלם] {חיה*} צבע~חיה. [יש לו~חיה כתם על האוזן|הוא~חיה קטן~חיה וידידותי~חיה]. [ראו
@@ -470,7 +470,7 @@ OTHERS += read_plots("""
 ? על מה חולם~כותב {כותב}? | לטייל ב{מקום}
 """, "letter")
 
-# %% ../../nbs/grammar/9_texts.ipynb #653f204a
+# %% ../../nbs/grammar/9_texts.ipynb #c1844808
 OTHERS += read_plots("""
 # סלט | ירק=ירק אחר=ירק שלישי=ירק מספר=2-4
 סלט ירקות¶המצרכים: {מספר ירק}, {אחר*} אחד~אחר, {שלישי*} אחד~שלישי, [לימון, שמן זית ומלח|מיץ לימון, מלח ופלפל].¶1.
@@ -498,7 +498,7 @@ OTHERS += read_plots("""
 ? מה מוסיפים? | תפוז או דבש
 """, "recipe")
 
-# %% ../../nbs/grammar/9_texts.ipynb #52c98312
+# %% ../../nbs/grammar/9_texts.ipynb #751e63d2
 OTHERS += read_plots("""
 # איך שותלים | פרח=פרח ירק=(מלפפון עגבנייה פלפל) 
 איך [שותלים|מגדלים] {ירק*} [בעציץ|על המרפסת]¶ראשית, בוחרים עציץ [גדול|עם חורים בתחתית]. שנית, ממלאים אותו באדמה
@@ -526,7 +526,7 @@ OTHERS += read_plots("""
 ? מה עושים מהנייר? | סירה
 """, "recipe")
 
-# %% ../../nbs/grammar/9_texts.ipynb #e6a7183b
+# %% ../../nbs/grammar/9_texts.ipynb #012a2b1a
 OTHERS += read_plots("""
 # איך רוחצים כלב | חיה=(כלב כלבה)
 כך רוחצים {חיה*}: קודם [סוגרים את הדלת, כדי שלא יברח|מכינים מגבת ושמפו]. ממלאים גיגית במים [פושרים|לא חמים]. מדברים
@@ -544,7 +544,7 @@ OTHERS += read_plots("""
 ? מי הולך~ילד לישון? | {ילד}
 """, "recipe")
 
-# %% ../../nbs/grammar/9_texts.ipynb #aa38c1b8
+# %% ../../nbs/grammar/9_texts.ipynb #caf6fc9e
 SHARES = dict(story=64, explanation=8, riddle=3, comparison=6, description=6, dialogue=6, letter=4, recipe=3)
 
 def kind_words(line: str) -> set[str]:
@@ -560,7 +560,7 @@ def plots_by_kind() -> dict[str, list[Plot]]: # kind of text -> plots
     pairs = [comparison(a, b) for a, b in near if kind_words(a) & kind_words(b)]
     return {kind: [p for p in (*PLOTS, *OTHERS, *facts, *pairs) if p.kind == kind] for kind in SHARES}
 
-# %% ../../nbs/grammar/9_texts.ipynb #6e53e7f0
+# %% ../../nbs/grammar/9_texts.ipynb #1a7b1a68
 def is_held_out(plot: Plot) -> bool:
     "Whether a plot is told for validation alone."
     return zlib.crc32(plot.title.encode()) % 20 == 0
@@ -577,7 +577,7 @@ def stream(seed: int, valid: bool=False) -> Iterator[dict]: # text, title, kind,
         seen.add(key)
         yield text
 
-# %% ../../nbs/grammar/9_texts.ipynb #a3bee9fa
+# %% ../../nbs/grammar/9_texts.ipynb #bdad8160
 def records(words: int, seed: int=0, valid: bool=False) -> Iterator[dict]: # id, text, source, license; and the analysis
     "Records of the source `grammar`, about so many words of them."
     written = 0
@@ -589,7 +589,7 @@ def records(words: int, seed: int=0, valid: bool=False) -> Iterator[dict]: # id,
         yield dict(id=f"grammar-{seed}-{'valid' if valid else 'train'}-{n}", text=text, source="grammar", license="Apache-2.0",
                    kind=t["kind"], title=t["title"], roles=t["roles"], questions=t["questions"])
 
-# %% ../../nbs/grammar/9_texts.ipynb #8e812473
+# %% ../../nbs/grammar/9_texts.ipynb #be8ac828
 def write_source(folder: Path, words: int, seed: int=0) -> dict: # how many records of each file
     "Write `grammar.train.jsonl.zst`, and `grammar.valid.jsonl.zst` with a hundredth of its words."
     most = {"train": words, "valid": max(200, words//100)}
@@ -603,7 +603,7 @@ def write_texts(run: RunFolder = "runs/nb/grammar", # where the records go
     "Write simple Hebrew from the grammar's plots as a source of records: stories, explanations, dialogues, letters."
     return write_source(work_folder(run), words, seed)
 
-# %% ../../nbs/grammar/9_texts.ipynb #57a2e441
+# %% ../../nbs/grammar/9_texts.ipynb #2b0e41d8
 def swap_groups() -> list[list[str]]: # words that can take each other's place
     "Words alike in gender, number and kind."
     plain = [[n for n in names if n not in SAID_OF and n not in {x.lemma for x in STORY_NOUNS.values()}] for names in NAMES.values()]
@@ -617,7 +617,7 @@ GROUPS = swap_groups()
 COLOURS = "אדום כחול ירוק צהוב סגול כתום ורוד".split()
 COLOURED = {n.form(k) for n in STORY_NOUNS.values() if n.kind in ("clothes", "toy", "container", "dish") for k in ("sp" if n.plural else "s")}
 
-# %% ../../nbs/grammar/9_texts.ipynb #39e1b80f
+# %% ../../nbs/grammar/9_texts.ipynb #34465b84
 def varied(text: str, rng: random.Random) -> str:
     "A written text with other names, fruits, vegetables and colours."
     there = set(re.findall(r"[א-ת]+", text))
@@ -631,5 +631,5 @@ def varied(text: str, rng: random.Random) -> str:
     return re.sub(rf"(?<![א-ת])([בלומה]?ה?)({'|'.join(sorted(COLOURED, key=len, reverse=True))}) (ה?)({'|'.join(forms)})(?![א-ת])",
                   lambda m: f"{m[1]}{m[2]} {m[3]}{forms[m[4]]}", text)
 
-# %% ../../nbs/grammar/9_texts.ipynb #d9907aef
+# %% ../../nbs/grammar/9_texts.ipynb #29b90930
 if __name__ == "__main__" and "__file__" in globals(): cli(write_texts)
