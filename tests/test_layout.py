@@ -83,7 +83,7 @@ def test_lessons_do_not_import_later_modules(name):
 READING = [ # the order in which the notebooks are read
     "core", "text.records", "text.clean", "text.copies", "text.sources", "text.shards", "text.mixture", "text.filter", "data",
     "text.prefixes", "text.rules", "text.examples", "text.hygiene", "tokenizer", "tokenizer_json", "grammar.verbs", "grammar.nouns", "grammar.words", "grammar.sentences",
-    "grammar.exercises", "grammar.pairs",
+    "grammar.stories", "grammar.exercises", "grammar.pairs", "grammar.plots", "grammar.texts",
     "instructions.choices", "instructions.sets", "instructions.mix",
     "engine.scan", "engine.cpu", "engine.fused", "engine.loss", "engine.blocks", "model", "quantize", "bundle", "generate", "metrics", "stock",
     "training.rows", "training.optim", "training.checkpoint", "training.loop", "pretrain", "sft",
