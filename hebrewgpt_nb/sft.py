@@ -42,7 +42,7 @@ from .text.records import Quarantine, print_quarantined, put_aside_text, write_r
 from .training.loop import Training, autocast, compute_dtype, fit, trainable_parameters
 from .training.optim import make_optimizer, schedule
 from .training.rows import Batch
-from .instructions.mix import TaskMixture, draw_epoch, readings, task_weights
+from .instructions.mix import TASKS, TaskMixture, draw_epoch, readings, task_weights
 from .tokenizer import HEADINGS, Tokenizer, encode_prompt
 from .model import HebrewGPT, ModelConfig, count_parameters, forward_flops
 
@@ -111,10 +111,11 @@ def read_all(data: str, phase1: str, phase2: str, # as the stage takes them
 SHORT = 3 # words in the median answer of a simple task
 
 def simple_tasks(examples: list[dict]) -> set[str]:
-    "The tasks of short answers."
+    "The tasks that the table says are simple, and of others those of short answers."
     tasks = {}
     for e in examples: tasks.setdefault(e["task"], []).append(len(e["output"].split()))
-    return {task for task, words in tasks.items() if median(words) <= SHORT}
+    def is_simple(task): return TASKS[task][0] == 1 if task in TASKS else median(tasks[task]) <= SHORT
+    return set(filter(is_simple, tasks))
 
 # %% ../nbs/05_sft.ipynb #aef876d0
 def in_phases(examples: list[dict], split: bool=False) -> list[list[dict]]: # the examples of each phase, one or two

@@ -90,7 +90,7 @@ def try_variant(p: SimpleNamespace, # parameters of the stage, and `base`
     run = f"{p.run}/{method}-{lr:g}-{order}-{seed}"
     shared = {name: getattr(p, name) for name in ("base", "data", "rank", "epochs", "steps", "batch_tokens", "context",
                                                   "eval_every", "device", "dtype")}
-    result = sft(run=run, method=method, lr=lr, order=order, seed=seed, save_every=p.steps, **shared)
+    result = sft(run=run, method=method, lr=lr, order=order, seed=seed, split=True, save_every=p.steps, **shared)
     model, tok = load_bundle(run, pick_device(p.device))
     test = score_answers(model, tok, read_jsonl(resolve(run)/"test.jsonl"), p.context)
     return dict(method=method, lr=lr, order=order, seed=seed, steps=result["steps"], base_loss=result["base_loss"],
@@ -127,7 +127,7 @@ def summary(rows: list[dict]) -> list[dict]: # a line for each method, rate and 
 # %% ../../nbs/studies/7_tuning.ipynb #bb293615
 def training_examples(p: SimpleNamespace, tok) -> list: # (inputs, targets) each
     "Examples of the data that fit a row, drawn at random."
-    found = [e for phase in curriculum(p.data, "", "", Quarantine()) for e in phase]
+    found = [e for phase in curriculum(p.data, "", "", Quarantine(), split=True) for e in phase]
     usable = usable_examples(found, tok, p.context)[0]
     return [encode_example(tok, e) for e in random.Random(0).sample(usable, min(p.examples, len(usable)))]
 
