@@ -7,7 +7,7 @@ __all__ = ['FACTS', 'EXPLAINED', 'RIDDLE', 'ABOUT_US', 'COMPARED', 'OTHERS', 'SH
            'WITH_PREFIX', 'said_about', 'in_any_order', 'fact_plots', 'comparison', 'kind_words', 'plots_by_kind',
            'is_held_out', 'stream', 'records', 'write_source', 'write_texts', 'swap_groups', 'varied']
 
-# %% ../../nbs/grammar/9_texts.ipynb #bae5d915
+# %% ../../nbs/grammar/9_texts.ipynb #759a43a9
 import functools, itertools, random, re, zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ from .stories import SAID_OF, SETS, STORY_NOUNS, Plot, read_plots, tell
 from .words import NAMES
 from ..text.records import write_records
 
-# %% ../../nbs/grammar/9_texts.ipynb #86187b29
+# %% ../../nbs/grammar/9_texts.ipynb #1b81029a
 FACTS = """
 כלב | חיית בית | בעל~ פרווה, זנב וחוש ריח חד | שומר~ על הבית, נובח~ ומכשכש~ בזנב | גר~ ליד אנשים, בבית או בחצר
 חתול | חיית בית | בעל~ פרווה רכה, שפם וציפורניים חדות | צד~ עכברים, מתרחץ~ בלשון ואוהב~ לישון | גר~ בבתים וברחובות
@@ -53,7 +53,7 @@ FACTS = """
 קיפוד | חיה קטנה | מכוסה~ קוצים | מתכדר~ כשיש סכנה ואוכל~ חרקים | חי~ בגינות ובשדות
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #7cfb8c8e
+# %% ../../nbs/grammar/9_texts.ipynb #aaf48372
 FACTS += """
 סנאי | חיה קטנה | בעל~ זנב עבה ופרוותי | מטפס~ על עצים ואוגר~ אגוזים לחורף | חי~ ביערות ובפארקים
 עכבר | חיה קטנה | בעל~ זנב ארוך ואוזניים עגולות | מכרסם~ זרעים ובורח~ מחתולים | חי~ בשדות ובבתים
@@ -87,7 +87,7 @@ FACTS += """
 בצל | ירק | עשוי~ שכבות ובעל~ ריח חריף | נותן~ טעם לתבשילים וגורם~ לדמעות | גדל~ באדמה
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #96959de4
+# %% ../../nbs/grammar/9_texts.ipynb #c6abd81a
 FACTS += """
 פלפל | ירק | אדום~, ירוק~ או צהוב~ | טעים~ טרי~, צלוי~ או ממולא~ | גדל~ בשדה
 חציל | ירק | סגול~ ומבריק~ | נאכל~ מבושל~, קלוי~ או אפוי~ | גדל~ בשדה
@@ -121,7 +121,7 @@ FACTS += """
 מחבת | כלי בישול | שטוח~, עם ידית ארוכה | משמש~ לטיגון | נמצא~ במטבח
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #8a5ff60c
+# %% ../../nbs/grammar/9_texts.ipynb #fdfa3ca7
 FACTS += """
 קומקום | כלי מטבח | בעל~ פייה וידית | מרתיח~ מים לתה | נמצא~ במטבח
 פטיש | כלי עבודה | בעל~ ראש כבד וידית | דופק~ מסמרים | נמצא~ בארגז הכלים
@@ -155,7 +155,7 @@ FACTS += """
 גיטרה | כלי נגינה | עשוי~ מעץ ובעל~ שישה מיתרים | משמיע~ צלילים כשפורטים על המיתרים | נמצא~ בלהקות ובבתים
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #879f0c48
+# %% ../../nbs/grammar/9_texts.ipynb #5749dab8
 FACTS += """
 פסנתר | כלי נגינה | גדול~, עם קלידים שחורים ולבנים | משמיע~ צלילים כשלוחצים על הקלידים | נמצא~ באולם ובסלון
 תוף | כלי נגינה | עגול~, מכוסה~ עור | משמיע~ קצב כשמכים בו~ | נמצא~ בתזמורת ובלהקה
@@ -189,7 +189,7 @@ FACTS += """
 מגדל | מבנה | גבוה~ וצר~ | משמש~ לתצפית | נמצא~ בעיר, בחוף או בטירה
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #a0ecb7e1
+# %% ../../nbs/grammar/9_texts.ipynb #2a9a4e05
 FACTS += """
 מוזיאון | מקום | מלא~ תמונות, פסלים ודברים ישנים | מלמד~ על אמנות ועל העבר | נמצא~ בעיר
 ורד | פרח | ריחני~ ובעל~ קוצים | מקשט~ גינות ואגרטלים | גדל~ בגינה על שיח
@@ -221,7 +221,7 @@ FACTS += """
 טייס | בעל מקצוע | לובש~ מדים ומכיר~ את מזג האוויר | מטיס~ מטוסים | עובד~ בתא הטייס
 """
 
-# %% ../../nbs/grammar/9_texts.ipynb #b5f7a30b
+# %% ../../nbs/grammar/9_texts.ipynb #65edf00c
 def said_about(fact: str, role: str) -> str: # role: "דבר", or "דבר+" of many
     "A fact with the role that its words agree with."
     return re.sub(r"~(?=[\s,]|$)", f"~{role}", fact.strip())
@@ -232,7 +232,7 @@ def in_any_order(said: list[str], role: str) -> str: # a choice
     orders = [f"{name} {a}. {he} [{b}, ו{he} {c}|{b}]." for a, b, c in itertools.permutations(said)]
     return f"[{'|'.join(orders)}]"
 
-# %% ../../nbs/grammar/9_texts.ipynb #0366e92b
+# %% ../../nbs/grammar/9_texts.ipynb #538b0166
 EXPLAINED = """# {0} | דבר=({0})
 [{{דבר}} הוא~דבר {1}.|מה זה {{דבר*}}? זה {1}.|{{דבר}}: {1}.] {2}
 ? מה זה {{דבר*}}? | {1}
@@ -243,7 +243,7 @@ RIDDLE = """# {0} | דבר=({0})
 ? מה נאמר בחידה? | אני {3}"""
 ABOUT_US = re.compile(r"[בלמ]ו~|אותו~|ממנו~|חייו|ימיו") # what a riddle in the first person cannot say
 
-# %% ../../nbs/grammar/9_texts.ipynb #58b89591
+# %% ../../nbs/grammar/9_texts.ipynb #e76cfaf6
 def fact_plots(line: str) -> list[Plot]:
     "The plots of a line of facts; raises `UserError` for an unknown word."
     noun, kind, *facts = (part.strip() for part in line.split("|"))
@@ -254,7 +254,7 @@ def fact_plots(line: str) -> list[Plot]:
     plots = read_plots(EXPLAINED.format(*block), "explanation")
     return plots if ABOUT_US.search(line) else plots + read_plots(RIDDLE.format(*block), "riddle")
 
-# %% ../../nbs/grammar/9_texts.ipynb #cd978e6c
+# %% ../../nbs/grammar/9_texts.ipynb #e7765fd5
 COMPARED = """# {0} ו{4} | א=({0}) ב=({4})
 [מה ההבדל בין {{א}} ל{{ב}}?|במה {{א}} ו{{ב}} שונים?|] {{א}} הוא~א {1}, ו{8}{{ב}} הוא~ב {5}.
 [{{א}} {2}, [ואילו|אבל] {{ב}} {6}.|{{ב}} {6}, ו{{א}} {2}.] [[הוא~א|{{א}}] {3}, ו{{ב}} {7}.|{{ב}} {7}, ו{{א}} {3}.]
@@ -270,10 +270,10 @@ def comparison(first: str, second: str) -> Plot: # lines of facts
     also = "גם " if parts[1] == parts[5] else ""
     return read_plots(COMPARED.format(*parts, also), "comparison")[0]
 
-# %% ../../nbs/grammar/9_texts.ipynb #16b5d901
+# %% ../../nbs/grammar/9_texts.ipynb #863bbe53
 OTHERS: list[Plot] = []
 
-# %% ../../nbs/grammar/9_texts.ipynb #458c31b4
+# %% ../../nbs/grammar/9_texts.ipynb #661a9bc0
 OTHERS += read_plots("""
 # החדר | ילד=שם ריהוט=(שולחן ארון ספה שידה) צבע=צבע חיה=(חתול כלב תוכי) דבר=צעצוע פרח=פרח
 [החדר של {ילד} [קטן ונעים|גדול ומואר|פשוט ויפה].|ל{ילד} יש חדר משלו~ילד.] ליד החלון עומד~ריהוט {ריהוט*} צבע~ריהוט,
@@ -306,7 +306,7 @@ OTHERS += read_plots("""
 ? עם מי יוצא~שכן {שכן}? | עם {חיה*}
 """, "description")
 
-# %% ../../nbs/grammar/9_texts.ipynb #62308f53
+# %% ../../nbs/grammar/9_texts.ipynb #0cef7021
 OTHERS += read_plots("""
 # יום של חורף | ילד=שם לבוש=(מעיל סוודר צעיף) תבשיל=(מרק_ירקות מרק_עוף דייסה) הורה=הורה
 [היום קר מאוד.|בחוץ חורף.] השמיים אפורים, והרוח [מכופפת את העצים|שורקת בין הבתים]. [השלוליות גדולות כמו אגמים
@@ -340,7 +340,7 @@ OTHERS += read_plots("""
 ? מי אוהב~ילד להסתכל? | {ילד}
 """, "description")
 
-# %% ../../nbs/grammar/9_texts.ipynb #cd0f8cb5
+# %% ../../nbs/grammar/9_texts.ipynb #f3c549d2
 OTHERS += read_plots("""
 # השוק | ילד=שם סב=סב פרי=פרי ירק=ירק
 בשוק יש [ריח של תבלינים, לחם ודגים|רעש, צבעים וריחות]. המוכרים קוראים בקול: "{פרי+*}! {ירק+*} טרי~ירק+!" [אנשים
@@ -351,7 +351,7 @@ OTHERS += read_plots("""
 ? מה מוכרים בשוק? | {פרי+*} ו{ירק+*}
 """, "description")
 
-# %% ../../nbs/grammar/9_texts.ipynb #30c23b7d
+# %% ../../nbs/grammar/9_texts.ipynb #2454b401
 OTHERS += read_plots("""
 # בחנות | קונה=שם מוכר=(מוכר מוכרת) פרי=פרי מספר=3-9
 {קונה}: שלום, [יש לך {פרי+*}|אפשר לקבל {פרי+*}]?¶{מוכר}: [בוודאי, הם טריים מהבוקר|כן, הנה הם]. כמה אתה~קונה
@@ -384,7 +384,7 @@ OTHERS += read_plots("""
 ? ממה חשש@חבר {חבר}? | מ{מזג*}
 """, "dialogue")
 
-# %% ../../nbs/grammar/9_texts.ipynb #6368c2dd
+# %% ../../nbs/grammar/9_texts.ipynb #7c8e9729
 OTHERS += read_plots("""
 # שיחת טלפון | נכד=שם סב=סב פרי=פרי מקום=(גינה חצר)
 {נכד}: הלו, {סב}? [זה אני|מדבר~נכד {נכד}].¶{סב}: [איזו הפתעה|סוף סוף]! מה שלומך, [נשמה|יקר~נכד]?¶{נכד}: [טוב
@@ -403,7 +403,7 @@ OTHERS += read_plots("""
 # שיעורי בית | ילד=שם הורה=הורה מקצוע=(חשבון היסטוריה אנגלית עברית מדע)
 {הורה}: [סיימת את השיעורים|מה עם שיעורי הבית]?¶{ילד}: [כמעט|עוד לא]. [ב{מקצוע*} יש שאלה קשה|אני לא מבין~ילד את השאלה
 ב{מקצוע*}].¶{הורה}: [קרא@ילד לי אותה בקול.|מה כתוב שם?]¶{ילד}: [הנה, שאלה שלוש|היא ארוכה].¶{הורה}: [ומה ידוע
-לנו|נתחיל ממה שאתה~ילד יודע~ילד].¶{ילד}: [רגע... אם זה ככה, אז|אה! פשוט צריך]... [מצאתי|הבנתי]!¶{הורה}: [ראית? לא
+לנו?|נתחיל ממה שאתה~ילד יודע~ילד.]¶{ילד}: [רגע... אם זה ככה, אז|אה! פשוט צריך]... [מצאתי|הבנתי]!¶{הורה}: [ראית? לא
 אמרתי כלום|הכול היה אצלך בראש].¶{ילד}: [עכשיו אפשר לצאת לשחק|תישאר/תישארי~הורה לידי גם בשאלה הבאה]?
 ? באיזה מקצוע השאלה? | ב{מקצוע*}
 ? מי מצא@ילד את התשובה? | {ילד}
@@ -416,7 +416,7 @@ OTHERS += read_plots("""
 ? מה היה הרעש? | ענף או רוח
 """, "dialogue")
 
-# %% ../../nbs/grammar/9_texts.ipynb #cf201221
+# %% ../../nbs/grammar/9_texts.ipynb #f2a43177
 OTHERS += read_plots("""
 # מכתב מהטיול | כותב=שם מקום=(כפר חווה חוף אגם) חיה=(סוס כלב עז ברווז) סב=סב
 {סב} היקר~סב,¶[אנחנו כבר שלושה ימים ב{מקום}|הגענו ל{מקום} אחרי נסיעה ארוכה]. [מזג האוויר נהדר|בלילה קר, אבל ביום
@@ -446,7 +446,7 @@ OTHERS += read_plots("""
 ? איזה מקצוע לימד@מורה {מורה}? | {מקצוע*}
 """, "letter")
 
-# %% ../../nbs/grammar/9_texts.ipynb #4e2cf16f
+# %% ../../nbs/grammar/9_texts.ipynb #b55089b3
 OTHERS += read_plots("""
 # הודעה לשכנים | כותב=שם חיה=(חתול כלב תוכי) צבע=(לבן שחור אפור) מקום=(חצר גינה)
 שכנים יקרים,¶[אתמול אבד לנו|נעלם] {חיה*} צבע~חיה. [יש לו~חיה כתם על האוזן|הוא~חיה קטן~חיה וידידותי~חיה]. [ראו
@@ -470,7 +470,7 @@ OTHERS += read_plots("""
 ? על מה חולם~כותב {כותב}? | לטייל ב{מקום}
 """, "letter")
 
-# %% ../../nbs/grammar/9_texts.ipynb #8e7080f6
+# %% ../../nbs/grammar/9_texts.ipynb #7e0c4b29
 OTHERS += read_plots("""
 # סלט | ירק=ירק אחר=ירק שלישי=ירק מספר=2-4
 סלט ירקות¶המצרכים: {מספר ירק}, {אחר*} אחד~אחר, {שלישי*} אחד~שלישי, [לימון, שמן זית ומלח|מיץ לימון, מלח ופלפל].¶1.
@@ -498,7 +498,7 @@ OTHERS += read_plots("""
 ? מה מוסיפים? | תפוז או דבש
 """, "recipe")
 
-# %% ../../nbs/grammar/9_texts.ipynb #ba1f300c
+# %% ../../nbs/grammar/9_texts.ipynb #618b8762
 OTHERS += read_plots("""
 # איך שותלים | פרח=פרח ירק=(מלפפון עגבנייה פלפל) 
 איך [שותלים|מגדלים] {ירק*} [בעציץ|על המרפסת]¶ראשית, בוחרים עציץ [גדול|עם חורים בתחתית]. שנית, ממלאים אותו באדמה
@@ -526,7 +526,7 @@ OTHERS += read_plots("""
 ? מה עושים מהנייר? | סירה
 """, "recipe")
 
-# %% ../../nbs/grammar/9_texts.ipynb #9e0166c6
+# %% ../../nbs/grammar/9_texts.ipynb #489bee23
 OTHERS += read_plots("""
 # איך רוחצים כלב | חיה=(כלב כלבה)
 כך רוחצים {חיה*}: קודם [סוגרים את הדלת, כדי שלא יברח|מכינים מגבת ושמפו]. ממלאים גיגית במים [פושרים|לא חמים]. מדברים
@@ -544,7 +544,7 @@ OTHERS += read_plots("""
 ? מי הולך~ילד לישון? | {ילד}
 """, "recipe")
 
-# %% ../../nbs/grammar/9_texts.ipynb #7ec5798f
+# %% ../../nbs/grammar/9_texts.ipynb #9ca4ecca
 SHARES = dict(story=64, explanation=8, riddle=3, comparison=6, description=6, dialogue=6, letter=4, recipe=3)
 
 def kind_words(line: str) -> set[str]:
@@ -560,7 +560,7 @@ def plots_by_kind() -> dict[str, list[Plot]]: # kind of text -> plots
     pairs = [comparison(a, b) for a, b in near if kind_words(a) & kind_words(b)]
     return {kind: [p for p in (*PLOTS, *OTHERS, *facts, *pairs) if p.kind == kind] for kind in SHARES}
 
-# %% ../../nbs/grammar/9_texts.ipynb #3e117d0b
+# %% ../../nbs/grammar/9_texts.ipynb #438eecd4
 def is_held_out(plot: Plot) -> bool:
     "Whether a plot is told for validation alone."
     return zlib.crc32(plot.title.encode()) % 20 == 0
@@ -577,7 +577,7 @@ def stream(seed: int, valid: bool=False) -> Iterator[dict]: # text, title, kind,
         seen.add(key)
         yield text
 
-# %% ../../nbs/grammar/9_texts.ipynb #ea001d11
+# %% ../../nbs/grammar/9_texts.ipynb #7618fa87
 def records(words: int, seed: int=0, valid: bool=False) -> Iterator[dict]: # id, text, source, license; and the analysis
     "Records of the source `grammar`, about so many words of them."
     written = 0
@@ -590,7 +590,7 @@ def records(words: int, seed: int=0, valid: bool=False) -> Iterator[dict]: # id,
         yield dict(id=name, text=text, source="grammar", license="Apache-2.0", kind=t["kind"], title=t["title"],
                    roles=t["roles"], questions=t["questions"])
 
-# %% ../../nbs/grammar/9_texts.ipynb #54fc424b
+# %% ../../nbs/grammar/9_texts.ipynb #f86e8e6a
 def write_source(folder: Path, words: int, seed: int=0) -> dict: # how many records of each file
     "Write `grammar.train.jsonl.zst`, and `grammar.valid.jsonl.zst` with a hundredth of its words."
     most = {"train": words, "valid": max(200, words//100)}
@@ -605,7 +605,7 @@ def write_texts(run: RunFolder = "runs/nb/grammar", # where the records go
     "Write simple Hebrew from the grammar's plots as a source of records: stories, explanations, dialogues, letters."
     return write_source(work_folder(run), words, seed)
 
-# %% ../../nbs/grammar/9_texts.ipynb #acc34979
+# %% ../../nbs/grammar/9_texts.ipynb #827c1cd7
 def swap_groups() -> list[list[str]]: # words that can take each other's place
     "Words alike in gender, number and kind."
     lemmas = {noun.lemma for noun in STORY_NOUNS.values()}
@@ -621,7 +621,7 @@ PAINTED = [n for n in STORY_NOUNS.values() if n.kind in ("clothes", "toy", "cont
 COLOURED = "|".join(sorted({n.form(k) for n in PAINTED for k in ("sp" if n.plural else "s")}, key=len, reverse=True))
 WITH_PREFIX = r"(?<![א-ת])([ולשמהב]|כש|וה|)"
 
-# %% ../../nbs/grammar/9_texts.ipynb #82e005b6
+# %% ../../nbs/grammar/9_texts.ipynb #f43259e2
 def varied(text: str, rng: random.Random) -> str:
     "A written text with other names, fruits, vegetables and colours."
     there = set(re.findall(r"[א-ת]+", text))
@@ -636,5 +636,5 @@ def varied(text: str, rng: random.Random) -> str:
     colour = rf"(?<![א-ת])([בלומה]?ה?(?:{COLOURED}) ה?)({'|'.join(forms)})(?![א-ת])"
     return re.sub(colour, lambda m: m[1] + forms[m[2]], text)
 
-# %% ../../nbs/grammar/9_texts.ipynb #a701e19c
+# %% ../../nbs/grammar/9_texts.ipynb #97f89deb
 if __name__ == "__main__" and "__file__" in globals(): cli(write_texts)
