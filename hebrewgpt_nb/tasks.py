@@ -257,7 +257,7 @@ TASKS = [
     Task("continuations", lambda inputs: inputs.prompts, continuation_metrics, ("repetition",)),
     Task("replies", lambda inputs: take_evenly(inputs.test, inputs.generations), reply_metrics, ("format kept",)),
     Task("choices", lambda inputs: inputs.questions, choice_metrics, ("choices",)),
-    Task("pairs", lambda inputs: minimal_pairs(), pair_metrics, ("pairs",)),
+    Task("pairs", lambda inputs: take_evenly(minimal_pairs(), 10 * inputs.limit), pair_metrics, ("pairs",)), # short ones
 ]
 
 # %% ../nbs/evaluation/2_tasks.ipynb #d366f1d9

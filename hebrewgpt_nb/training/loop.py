@@ -294,15 +294,21 @@ class LivePlot:
         if rows: self.shown = show_picture(plot_metrics(rows), self.shown)
 
     def watch(self):
-        while not self.done.wait(self.every): self.draw()
+        pause = self.every
+        while not self.done.wait(pause):
+            begun = time.perf_counter()
+            self.draw()
+            pause = max(self.every, 20 * (time.perf_counter() - begun)) # a twentieth of the time, at most
 
     def __enter__(self):
-        self.thread = threading.Thread(target=self.watch, daemon=True)
+        self.thread, self.interval = threading.Thread(target=self.watch, daemon=True), sys.getswitchinterval()
+        sys.setswitchinterval(1e-4) # training waits for the one that draws after each operation, and not long
         if not os.environ.get("HEBREWGPT_QUIET"): self.thread.start()
         return self
 
     def __exit__(self, *exc):
         self.done.set()
+        sys.setswitchinterval(self.interval)
         if self.thread.ident: self.thread.join()
         if self.shown: self.draw()
 
