@@ -85,7 +85,7 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before; {endp
     "09_bench": dict(run="{run}/bench", preset="mini", prefill=32, prompt=8, new=2, rows=1, repeats=6, compiled=True, threads=1, max_seconds=20., only="dense decode", seed=4),
     "studies/4_tokenizers": dict(run="{run}/compare", data="{run}/data", gold="{mine}/gold", kinds="plain boundaries", vocab_size=600, seeds=2, steps=2, batch_tokens=256, context=64,
                                  width=32, lr=.01, adam_lr=.001, processes=2, device="cpu", dtype="float32"),
-    "studies/7_tuning": dict(run="{run}/tuning", base="{run}/base", data="{mine}/asks", lora_rates="0.001", full_rates="0.0001 0.01", orders="shuffled", seeds=2, rank=2, epochs=2., steps=1,
+    "studies/7_tuning": dict(run="{run}/tuning", base="{run}/base", data="{mine}/asks", lora_rates="", full_rates="0.01", orders="shuffled", seeds=2, rank=2, epochs=2., steps=1,
                              batch_tokens=512, context=128, eval_every=2, examples=8, repeats=3, device="cpu", dtype="bfloat16"),
 }
 
