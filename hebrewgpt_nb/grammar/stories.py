@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['STORY_VERBS', 'STORY_NOUNS', 'FOLLOWERS', 'CELLS', 'Forms', 'PERSONS_OF', 'AGREES', 'BARE', 'THINGS', 'SETS',
-           'PHRASE', 'FOLLOWER', 'MARK', 'SAYINGS', 'SAID', 'THEY', 'JOINED', 'COMES', 'SPACES', 'SAID_OF', 'NOT_VERBS',
-           'NOT_SUBJECT', 'OF_PRONOUN', 'ADJECTIVE_FORMS', 'PAIR', 'follower_table', 'verb_cells', 'verb_table',
-           'forms_of', 'Filler', 'filler_of', 'fillers', 'Agreeing', 'Named', 'Counted', 'Quality', 'Choice', 'told',
-           'read_sayings', 'with_sayings', 'mark_of', 'plain_part', 'parse', 'Plot', 'spoken_of', 'refuse_fixed',
-           'read_plot', 'read_plots', 'draw_cast', 'tidy', 'analysis', 'tell', 'reading_table', 'disagrees',
-           'faults_told']
+           'PHRASE', 'FOLLOWER', 'MARK', 'SAYINGS', 'SAID', 'OF_TWO', 'THEY', 'JOINED', 'COMES', 'SPACES', 'SAID_OF',
+           'NOT_VERBS', 'NOT_SUBJECT', 'OF_PRONOUN', 'ADJECTIVE_FORMS', 'PAIR', 'follower_table', 'verb_cells',
+           'verb_table', 'forms_of', 'Filler', 'filler_of', 'fillers', 'Agreeing', 'Named', 'Counted', 'Quality',
+           'Choice', 'told', 'read_sayings', 'with_sayings', 'mark_of', 'plain_part', 'parse', 'Plot', 'spoken_of',
+           'refuse_fixed', 'read_plot', 'read_plots', 'draw_cast', 'tidy', 'analysis', 'tell', 'reading_table',
+           'disagrees', 'faults_told']
 
 # %% ../../nbs/grammar/5_stories.ipynb #323731fd
 import functools, random, re
@@ -406,9 +406,10 @@ class Plot:
     heading: tuple # the title, nodes
     together: tuple[tuple[str, str], ...] = () # two roles of which one is masculine: the text says they of them
 
-THEY = ("הם להם אותם שלהם איתם מהם אליהם שניהם לשניהם ביניהם אחריהם סביבם עליהם ידיהם אתם לכם אתכם שלכם שניכם לשניכם שנינו לשנינו "
-        "הילדים ילדיו ראשונים אחרונים רטובים לבושים מוכנים").split()
-THEY = re.compile(rf"(?<![א-ת])[ושכ]{{0,2}}(?:{'|'.join(THEY)}|זה [לב]?זה|זה (?:על|אל|את|ליד) זה)(?![א-ת~])")
+# %% ../../nbs/grammar/5_stories.ipynb #839827dc
+OF_TWO = """הם להם אותם שלהם איתם מהם אליהם שניהם לשניהם ביניהם אחריהם סביבם עליהם ידיהם אתם לכם אתכם שלכם שניכם לשניכם
+שנינו לשנינו הילדים ילדיו ראשונים אחרונים רטובים לבושים מוכנים"""
+THEY = re.compile(rf"(?<![א-ת])[ושכ]{{0,2}}(?:{'|'.join(OF_TWO.split())}|זה [לב]?זה|זה (?:על|אל|את|ליד) זה)(?![א-ת~])")
 JOINED = re.compile(r"\{([א-ת]+)\} ו\{([א-ת]+)\}")
 
 def spoken_of(text: str, # with its sayings
@@ -430,12 +431,13 @@ def refuse_fixed(title: str, text: str, roles: dict[str, tuple]):
     plain = MARK.sub("", title)
     for role, those in roles.items():
         drawn = [f for f in those if isinstance(f, Filler)]
-        words = {w for f in drawn for w in (f.word, f.written(""), f.plural) if w} if len({f.word for f in drawn}) > 1 else ()
-        for w in words:
+        words = {w for f in drawn for w in (f.word, f.written(""), f.plural) if w}
+        for w in words if len({f.word for f in drawn}) > 1 else ():
             if not re.search(rf"(?<![א-ת])[ולבמ]?ה?{w}(?![א-ת])", plain): continue
             raise UserError(f"the title says {w}, and {role} may be another; write {{{role}}}")
         fixed = re.search(rf"(?<![א-ת])({COMES}) \{{{role}\*?\}}", text)
-        if fixed and any(f.cell for f in drawn): raise UserError(f"{fixed[0]}: may be feminine; write {fixed[1]}@{role}")
+        if not fixed or not any(f.cell for f in drawn): continue
+        raise UserError(f"{fixed[0]}: may be feminine; write {fixed[1]}@{role}")
 
 # %% ../../nbs/grammar/5_stories.ipynb #027ecdfd
 def read_plot(block: str, kind: str="story") -> Plot:
