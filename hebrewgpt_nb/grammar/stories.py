@@ -431,7 +431,7 @@ def refuse_fixed(title: str, text: str, roles: dict[str, tuple]):
     plain = MARK.sub("", title)
     for role, those in roles.items():
         drawn = [f for f in those if isinstance(f, Filler)]
-        words = {w for f in drawn for w in (f.word, f.written(""), f.plural) if w}
+        words = [w for f in drawn for w in (f.word, f.written(""), f.plural) if w]
         for w in words if len({f.word for f in drawn}) > 1 else ():
             if not re.search(rf"(?<![א-ת])[ולבמ]?ה?{w}(?![א-ת])", plain): continue
             raise UserError(f"the title says {w}, and {role} may be another; write {{{role}}}")
