@@ -20,6 +20,24 @@ def test_a_forgotten_or_wrong_mark_is_found(line):
     told = [tell(plot, random.Random(n)) for n in range(20)]
     assert all(faults_told(t["text"], t["roles"]) for t in told)
 
+@pytest.mark.parametrize("roles, text", [("ילד=שם זקן=(זקן) חבר=שם", "{ילד} ו{חבר} באו, והם שמחו. {זקן} חייך@זקן."), ("זקן=(זקן) ילד=שם חבר=שם", "{ילד} ו{חבר} ישבו. \"אתם מוכנים?\""),
+                                         ("חיה=(דבורה נמלה סנאי) אחר=(צפרדע דרור)", "{חיה} בא@חיה, ו{אחר} בא@אחר. שניהם שרו.")])
+def test_an_unmarked_they_is_never_said_of_two_girls(roles, text):
+    plot = read_plots(f"# סל | {roles}\n{text}")[0]
+    casts = [[r["gender"] for name, r in tell(plot, random.Random(n))["roles"].items() if name != "זקן"] for n in range(200)]
+    assert ["f", "f"] not in casts and ["f", "m"] in casts and ["m", "f"] in casts
+
+def test_a_title_agrees_with_who_is_told_of():
+    plot = read_plots("# מתנה ל{סב} | סב=סב\n{סב} שמח@סב.")[0]
+    told = [tell(plot, random.Random(n)) for n in range(20)]
+    assert {(t["title"], t["text"]) for t in told} == {("מתנה לסבא", "סבא שמח."), ("מתנה לסבתא", "סבתא שמחה.")}
+
+def test_the_same_hobby_is_not_drawn_twice():
+    plot = read_plots("# א | ילד=שם\n<אהב> או <אהב>")[0]
+    for n in range(500):
+        first, second = tell(plot, random.Random(n))["text"].split(" או ")
+        assert first != second
+
 def test_there_are_enough_plots_and_facts_and_each_answers_questions():
     assert len(PLOTS) >= 150 and len([line for line in FACTS.split("\n") if line]) >= 150
     for plot in PLOTS:
@@ -27,7 +45,7 @@ def test_there_are_enough_plots_and_facts_and_each_answers_questions():
 
 def test_no_mark_is_left_in_a_text():
     for t in itertools.islice(stream(seed=5), 3000):
-        for text in (t["text"], *itertools.chain(*t["questions"])): assert not re.search(r"[{}@~<>|\[\]*&_¶]|  | [.,!?]", text), text
+        for text in (t["text"], t["title"], *itertools.chain(*t["questions"])): assert not re.search(r"[{}@~<>|\[\]*&_¶]|  | [.,!?]|[!?],", text), text
 
 def test_hardly_a_text_shares_thirteen_words_with_validation():
     held = HeldOut(r["text"] for r in records(10_000, 3, valid=True))
@@ -41,7 +59,8 @@ def test_same_seed_same_records():
 
 @pytest.mark.parametrize("plot, said", [("# א | ילד=שם\n{ילד} פלצף@ילד", "no verb that the conjugator knows"), ("# א | ילד=חייזר\n{ילד}", "nothing is known that fits"),
                                         ("# א | ילד=(גרגמל)\n{ילד}", "neither a noun"), ("# א | ילד=שם\n{אח} בא", "no role אח"), ("# א | ילד=שם\n[{ילד}", "not closed"),
-                                        ("# א | ילד=שם\n<שלום:ילד>", "no such saying"), ("# א | א=(אבא) ב=(אבא)\n{א} {ב}", "nothing is left that fits")])
+                                        ("# א | ילד=שם\n<שלום:ילד>", "no such saying"), ("# א | א=(אבא) ב=(אבא)\n{א} {ב}", "nothing is left that fits"),
+                                        ("# הארנב | חיה=(ארנב שפן)\n{חיה} בא@חיה", "the title says ארנב, and חיה may be another"), ("# א | פרי=פרי\nבקערה נשאר {פרי*}", "write נשאר@פרי")])
 def test_errors_are_one_line(plot, said):
     with pytest.raises(UserError, match=said) as e: tell(read_plots(plot)[0], random.Random(0))
     assert "\n" not in str(e.value)

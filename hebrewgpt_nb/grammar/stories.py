@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['STORY_VERBS', 'STORY_NOUNS', 'FOLLOWERS', 'CELLS', 'Forms', 'PERSONS_OF', 'AGREES', 'BARE', 'THINGS', 'SETS',
-           'PHRASE', 'FOLLOWER', 'MARK', 'SAYINGS', 'SAID', 'THEY', 'SPACES', 'SAID_OF', 'NOT_VERBS', 'NOT_SUBJECT',
-           'OF_PRONOUN', 'ADJECTIVE_FORMS', 'PAIR', 'follower_table', 'verb_cells', 'verb_table', 'forms_of', 'Filler',
-           'filler_of', 'fillers', 'Agreeing', 'Named', 'Counted', 'Quality', 'Choice', 'told', 'read_sayings',
-           'with_sayings', 'mark_of', 'plain_part', 'parse', 'Plot', 'read_plot', 'read_plots', 'draw_cast', 'tidy',
-           'analysis', 'tell', 'reading_table', 'disagrees', 'faults_told']
+           'PHRASE', 'FOLLOWER', 'MARK', 'SAYINGS', 'SAID', 'OF_TWO', 'THEY', 'JOINED', 'COMES', 'SPACES', 'SAID_OF',
+           'NOT_VERBS', 'NOT_SUBJECT', 'OF_PRONOUN', 'ADJECTIVE_FORMS', 'PAIR', 'follower_table', 'verb_cells',
+           'verb_table', 'forms_of', 'Filler', 'filler_of', 'fillers', 'Agreeing', 'Named', 'Counted', 'Quality',
+           'Choice', 'told', 'read_sayings', 'with_sayings', 'mark_of', 'plain_part', 'parse', 'Plot', 'spoken_of',
+           'refuse_fixed', 'read_plot', 'read_plots', 'draw_cast', 'tidy', 'analysis', 'tell', 'reading_table',
+           'disagrees', 'faults_told']
 
 # %% ../../nbs/grammar/5_stories.ipynb #323731fd
 import functools, random, re
@@ -297,8 +298,15 @@ class Choice:
         return told(self.ways[int(rng.random()*len(self.ways))], cast, rng)
 
 def told(nodes: tuple, cast: dict, rng: random.Random) -> str:
-    "The text of some nodes."
-    return "".join([n if n.__class__ is str else n.told(cast, rng) for n in nodes])
+    "The text of some nodes; of the same choice beside itself another way is drawn."
+    parts, drawn = [], {}
+    for n in nodes:
+        part = n if n.__class__ is str else n.told(cast, rng)
+        if n.__class__ is Choice:
+            while part and part == drawn.get(n.ways): part = n.told(cast, rng)
+            drawn[n.ways] = part
+        parts.append(part)
+    return "".join(parts)
 
 # %% ../../nbs/grammar/5_stories.ipynb #097e474f
 SAYINGS = """
@@ -390,15 +398,48 @@ def parse(text: str, roles: dict[str, tuple]) -> tuple: # nodes
 @dataclass(frozen=True)
 class Plot:
     "A text to be told of many."
-    title: str
+    title: str # as it is written, with its marks
     kind: str # of text
     roles: dict[str, tuple] # role -> what can fill it
     text: tuple # nodes
     questions: tuple[tuple, ...] # question and answer, nodes
-    together: tuple[str, ...] = () # roles of which one is masculine: the text says they of them, without a mark
+    heading: tuple # the title, nodes
+    together: tuple[tuple[str, str], ...] = () # two roles of which one is masculine: the text says they of them
 
-THEY = re.compile(r"(?<![א-ת])[ושכ]{0,2}(?:הם|להם|אותם|שלהם|איתם|מהם|אליהם|שניהם|לשניהם|ביניהם|אחריהם|סביבם)(?![א-ת~])")
+# %% ../../nbs/grammar/5_stories.ipynb #839827dc
+OF_TWO = """הם להם אותם שלהם איתם מהם אליהם שניהם לשניהם ביניהם אחריהם סביבם עליהם ידיהם אתם לכם אתכם שלכם שניכם לשניכם
+שנינו לשנינו הילדים ילדיו ראשונים אחרונים רטובים לבושים מוכנים"""
+THEY = re.compile(rf"(?<![א-ת])[ושכ]{{0,2}}(?:{'|'.join(OF_TWO.split())}|זה [לב]?זה|זה (?:על|אל|את|ליד) זה)(?![א-ת~])")
+JOINED = re.compile(r"\{([א-ת]+)\} ו\{([א-ת]+)\}")
 
+def spoken_of(text: str, # with its sayings
+              roles: dict[str, tuple],
+             ) -> tuple[tuple[str, str], ...]:
+    "The people, or animals, of whom an unmarked *they* is said: those named together, or else the first two."
+    kinds = {r: those[0].kind for r, those in roles.items() if isinstance(those[0], Filler)}
+    people = [r for r, kind in kinds.items() if kind in ("שם", "person")]
+    if len(people) < 2: people = [r for r, kind in kinds.items() if kind == "animal"]
+    if len(people) < 2 or not THEY.search(text): return ()
+    joined = [pair for pair in JOINED.findall(text) if set(pair) <= set(people)]
+    return tuple(dict.fromkeys(joined)) or (tuple(people[:2]),)
+
+# %% ../../nbs/grammar/5_stories.ipynb #9b82e1af
+COMES = "היה|נשאר|עמד|ישב|הופיע|נמצא|נעלם|בא|עלה|נפל|הגיע|צמח|יצא|חיכה|הסתתר" # before the one of whom it is said
+
+def refuse_fixed(title: str, text: str, roles: dict[str, tuple]):
+    "Raise `UserError` for a word that is written out while the role is drawn."
+    plain = MARK.sub("", title)
+    for role, those in roles.items():
+        drawn = [f for f in those if isinstance(f, Filler)]
+        words = [w for f in drawn for w in (f.word, f.written(""), f.plural) if w]
+        for w in words if len({f.word for f in drawn}) > 1 else ():
+            if not re.search(rf"(?<![א-ת])[ולבמ]?ה?{w}(?![א-ת])", plain): continue
+            raise UserError(f"the title says {w}, and {role} may be another; write {{{role}}}")
+        fixed = re.search(rf"(?<![א-ת])({COMES}) \{{{role}\*?\}}", text)
+        if not fixed or not any(f.cell for f in drawn): continue
+        raise UserError(f"{fixed[0]}: may be feminine; write {fixed[1]}@{role}")
+
+# %% ../../nbs/grammar/5_stories.ipynb #027ecdfd
 def read_plot(block: str, kind: str="story") -> Plot:
     "A plot as it is written; raises `UserError` that names it."
     head, *lines = block.strip().split("\n")
@@ -408,9 +449,10 @@ def read_plot(block: str, kind: str="story") -> Plot:
         text = " ".join(line for line in lines if line[0] != "?")
         asked = [line[1:].split(" | ") for line in lines if line[0] == "?"]
         questions = tuple(tuple(parse(part.strip(), roles) for part in pair) for pair in asked)
-        people = [r for r, those in roles.items() if isinstance(those[0], Filler) and those[0].kind in ("שם", "person")]
-        together = tuple(people[:2]) if THEY.search(text) and len(people) > 1 else ()
-        return Plot(title.strip(" #"), kind, roles, parse(text, roles), questions, together)
+        title = title.strip(" #")
+        refuse_fixed(title, text, roles)
+        together = spoken_of(with_sayings(text), roles)
+        return Plot(title, kind, roles, parse(text, roles), questions, parse(title, roles), together)
     except UserError as e: raise UserError(f"{title.strip(' #')}: {e}") from None
 
 def read_plots(text: str, kind: str="story") -> list[Plot]:
@@ -418,9 +460,9 @@ def read_plots(text: str, kind: str="story") -> list[Plot]:
     return [read_plot(block, kind) for block in re.split(r"^(?=# )", text.strip(), flags=re.M) if block.strip()]
 
 # %% ../../nbs/grammar/5_stories.ipynb #4e9b2133
-def draw_cast(roles: dict[str, tuple], rng: random.Random, together: tuple[str, ...]=(),
+def draw_cast(roles: dict[str, tuple], rng: random.Random, together: tuple[tuple[str, str], ...]=(),
              ) -> dict: # role -> filler, adjective or number
-    "Who fills the roles, of those together one masculine; raises `UserError` where two roles want the only thing there is."
+    "Who fills the roles, of two together one masculine; raises `UserError` where two roles want the only thing there is."
     cast, used = {}, set()
     for role, those in roles.items():
         for _ in range(50):
@@ -429,7 +471,7 @@ def draw_cast(roles: dict[str, tuple], rng: random.Random, together: tuple[str, 
         else: raise UserError(f"{role}: nothing is left that fits; {', '.join(map(str, used))} have other roles")
         used.add(name)
         cast[role] = one
-    if together and all(cast[r].cell for r in together): return draw_cast(roles, rng, together)
+    if any(cast[a].cell and cast[b].cell for a, b in together): return draw_cast(roles, rng, together)
     return cast
 
 SPACES = re.compile(r" +(?=[.,!?:;¶ ]|$)|(?<=¶) |(?<=[.!?]\")\.")
@@ -449,7 +491,7 @@ def tell(plot: Plot, rng: random.Random) -> dict: # text, title, kind, roles, qu
     cast = draw_cast(plot.roles, rng, plot.together)
     text = tidy(told(plot.text, cast, rng))
     asked = [[tidy(told(part, cast, rng)) for part in pair] for pair in plot.questions]
-    return dict(text=text, title=plot.title, kind=plot.kind, roles=analysis(cast), questions=asked)
+    return dict(text=text, title=told(plot.heading, cast, rng), kind=plot.kind, roles=analysis(cast), questions=asked)
 
 # %% ../../nbs/grammar/5_stories.ipynb #6e0015a6
 def reading_table() -> dict[str, set[tuple[str, str]]]: # word -> gender and number of whom it can be said
