@@ -14,7 +14,7 @@ WORDS = re.compile(r"[א-ת]+").findall
 def test_the_pairs_are_the_ones_that_were_published():
     "Who changes a pair changes what figures mean: say so in the log, and change this sum."
     said = "\n".join(f"{p.kind}\t{p.good}\t{p.bad}" for p in PAIRS)
-    assert hashlib.sha256(said.encode()).hexdigest()[:16] == "e8d14cdc76ebc568"
+    assert hashlib.sha256(said.encode()).hexdigest()[:16] == "5203db6676fb0c44"
 
 def test_there_are_enough_of_each_kind():
     counts = Counter(p.kind for p in PAIRS)
