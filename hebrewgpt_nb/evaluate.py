@@ -123,7 +123,8 @@ def report_page(rows: list[dict], reports: dict) -> str:
     context, bad = reports["base"]["context"], reports["base"]["bad_lines"]
     faults = [f"- {name}: {list_counts(r['faults']) or 'none'}" for name, r in reports.items()]
     notes = [LEGEND, "\n".join([f"Windows of {context} tokens. Answers that do not keep the form:", *faults])]
-    left_out = [f"- {name}: {what}, {why}" for name, r in reports.items() for what, why in r["left_out"].items()]
+    left_out = [f"- {name}: {what.rstrip(': ')}, {why}"
+                for name, r in reports.items() for what, why in r["left_out"].items()]
     if left_out: notes.append("\n".join(["Not measured:", *left_out]))
     if bad: notes.append(f"Lines put aside: {list_counts(bad)}.")
     return "\n\n".join(["# Base and instruct", format_table(rows), *notes]) + "\n"

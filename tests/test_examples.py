@@ -158,6 +158,41 @@ def test_columns_of_other_names_are_named(tmp_path):
     refused(tmp_path/"x.csv", "x.csv: not one good line ({'no instruction or no output': 12}); its columns are a, input, b: name yours, as columns=\"instruction=question,output=reply\"")
     refused(tmp_path/"x.csv", "columns is 'a': write it as instruction=question,output=reply", columns="a")
 
+def test_a_column_that_is_asked_for_must_be_there(tmp_path):
+    "Another one is not taken for it; spaces and case do not matter."
+    tables([{" Question ": r["instruction"], "Answer (final)": r["output"]} for r in ROWS])(tmp_path/"x.csv")
+    refused(tmp_path/"x.csv", "no column Nope in ", "x.csv; its columns are  Question , Answer (final)", columns="instruction=Nope,output=Answer (final)")
+    assert triples(read_examples(tmp_path/"x.csv", Quarantine(), "instruction=question,output=ANSWER (final) ")) == NO_INPUT
+    assert triples(read_examples(tmp_path/"x.csv", Quarantine(), "output=answer (final)")) == NO_INPUT
+
+def test_empty_answers_are_said_and_numbers_are_texts(tmp_path):
+    tables([r | dict(output="") for r in ROWS])(tmp_path/"x.csv")
+    with pytest.raises(UserError, match="output is empty in every row") as e: read_examples(tmp_path/"x.csv", Quarantine())
+    assert "name yours" not in str(e.value)
+    lines([dict(question="כמה?", output=n) for n in (5, 2.5, True)])(tmp_path/"n.jsonl")
+    aside = Quarantine()
+    assert [e["output"] for e in read_examples(tmp_path/"n.jsonl", aside)] == ["5", "2.5"] and aside.counts == {"a field is not a text": 1}
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_json_of_utf_16_is_converted_and_that_is_said(tmp_path, encoding):
+    for name in ("null.jsonl", "alpaca.json", "lines.json"):
+        SHAPES[name][0](tmp_path/"plain")
+        mark = "\ufeff" if encoding == "utf-16-be" else ""
+        (tmp_path/name).write_bytes((mark + (tmp_path/"plain").read_text(encoding="utf8")).encode(encoding))
+        aside = Quarantine()
+        found = read_examples(tmp_path/name, aside)
+        assert triples(found) == PLAIN and not aside and found.files[0]["kind"].endswith(", utf-16")
+
+def test_a_mistyped_path_is_no_name_of_the_hub(tmp_path, monkeypatch):
+    "Nothing is fetched for a file's name, nor below a folder that is there."
+    import datasets
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("it was fetched"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/"d").mkdir()
+    for name in ("d/nosuch", "other/rows.jsonl", "other/rows.csv.gz"):
+        refused(name, f"{name}: no such file or folder")
+        with pytest.raises(UserError, match="no such file or folder"): check_value("data", name, DataSet)
+
 def test_a_file_of_something_else_in_a_folder_is_left_and_said(tmp_path):
     lines(ROWS)(tmp_path/"x.jsonl"), (tmp_path/"dataset_infos.json").write_text('{"builder": "json", "size": 7}')
     assert "not read: 1 file (no columns of examples: builder, size)" in reading_lines(read_examples(tmp_path, Quarantine()))[1]
@@ -201,6 +236,17 @@ def test_offline_the_way_out_is_said(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True), monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="someone/none: no such file or folder here, and no such data set .* give its folder") as e: list(hub_rows("someone/none"))
     assert "\n" not in str(e.value)
+
+def test_retries_of_the_hub_are_kept_quiet(monkeypatch):
+    import datasets
+    from huggingface_hub.utils import logging
+    def fails(*_, **__):
+        assert logging.get_verbosity() == logging.ERROR
+        raise ConnectionError("no way there")
+    monkeypatch.setattr(datasets, "load_dataset", fails)
+    before = logging.get_verbosity()
+    with pytest.raises(UserError, match="no way there"): list(hub_rows("someone/none"))
+    assert logging.get_verbosity() == before
 
 
 # --- hygiene --------------------------------------------------------------------------------------------------

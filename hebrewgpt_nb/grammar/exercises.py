@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['ASKS', 'QUESTIONS', 'NUMBERS', 'LONGEST_FIRST', 'NUMBER', 'FIRST_NAMES', 'CHECKS', 'DEEDS', 'SCENES', 'MEN_AND_WOMEN',
-           'EXERCISES', 'TENSES', 'COUNTED', 'QUALIFIED', 'OPPOSITES', 'GROUPS', 'WHEN', 'REASONS', 'address_forms',
-           'choose_address', 'wordings_of', 'words_of', 'is_one_of', 'is_reordering', 'is_list', 'is_number', 'named',
-           'holds', 'is_verdict', 'is_mention', 'uses_words', 'check_answer', 'read_deeds', 'draw_person', 'draw_name',
-           'draw_deed', 'sentence', 'Exercise', 'exercise', 'draw_record', 'changed', 'other_person', 'plural',
-           'singular', 'turned', 'feminine', 'masculine', 'feminine_and_future', 'some_subject', 'tense', 'negation',
-           'question', 'pronoun', 'spoiled', 'mend', 'judge', 'complete', 'choose', 'order', 'draw_qualified',
-           'noun_plural', 'noun_singular', 'article', 'adjective', 'number_in_words', 'with_pronoun', 'owner',
-           'verb_form', 'infinitive', 'conjugation', 'opposites', 'opposite', 'category', 'odd_one_out', 'mixed_list',
-           'pick_group', 'count_group', 'alphabetic', 'some_words', 'count_words', 'sort_words', 'sort_numbers',
-           'to_list', 'use_words', 'Event', 'draw_story', 'mention', 'asked', 'predicate', 'who', 'where', 'when',
-           'what', 'of_gender', 'why', 'yes_or_no', 'add_up', 'exercises', 'make_exercises']
+           'EXERCISES', 'WHOM', 'TENSES', 'COUNTED', 'QUALIFIED', 'OPPOSITES', 'GROUPS', 'HOMOGRAPHS', 'WHEN', 'SHORT',
+           'WHOLE', 'REASONS', 'address_forms', 'choose_address', 'wordings_of', 'words_of', 'is_one_of',
+           'is_reordering', 'is_list', 'is_number', 'named', 'holds', 'is_verdict', 'is_mention', 'uses_words',
+           'check_answer', 'read_deeds', 'draw_person', 'draw_name', 'draw_deed', 'sentence', 'Exercise', 'exercise',
+           'draw_record', 'changed', 'other_person', 'plural', 'singular', 'turned', 'feminine', 'masculine',
+           'feminine_and_future', 'some_subject', 'tense', 'negation', 'question', 'pronoun', 'spoiled', 'mend',
+           'judge', 'complete', 'choose', 'order', 'draw_qualified', 'noun_plural', 'noun_singular', 'article',
+           'adjective', 'number_in_words', 'with_pronoun', 'owner', 'verb_form', 'infinitive', 'conjugation',
+           'opposites', 'opposite', 'category', 'odd_one_out', 'mixed_list', 'pick_group', 'count_group', 'alphabetic',
+           'some_words', 'count_words', 'sort_words', 'sort_numbers', 'to_list', 'use_words', 'Event', 'draw_story',
+           'mention', 'asked', 'predicate', 'who', 'where', 'when', 'what', 'of_gender', 'why', 'yes_or_no', 'add_up',
+           'exercises', 'make_exercises']
 
 # %% ../../nbs/grammar/6_exercises.ipynb #b5f23f5f
 import functools, itertools, random, re
@@ -116,7 +117,7 @@ def is_number(answer: str, n: int) -> bool:
 
 # %% ../../nbs/grammar/6_exercises.ipynb #69d7e838
 FIRST_NAMES = dict(m="איתן אמיר אסף בועז גדי דוד דני יואב יוסף יצחק משה נתן רועי רונן שמואל תומר".split(),
-                   f="אביגיל אסתר בתיה דינה דנה יעל מיכל מרים נורית נעמה רבקה רחל רינה שולמית תמר".split())
+                   f="אביגיל אסתר בתיה דינה דנה יעל שושנה מרים נורית נעמה רבקה רחל רינה שולמית תמר".split())
 
 def named(answer: str) -> set[str]:
     "The people whom an answer names."
@@ -245,7 +246,8 @@ def draw_record(kind: Exercise, rng: random.Random) -> dict: # instruction, inpu
     instruction = choose_address(rng.choice(kind.wordings), who).format(**drawn.get("fill", {}))
     given, check = drawn["input"], drawn.get("check", dict(by="text", answers=[drawn["output"]]))
     if len(given) < 60 and rng.random() < .3:
-        ending = f": {given}" if instruction[-1] == "." else f"{instruction[-1]} {given}"
+        asks = "?" in instruction or instruction[-1] != "."
+        ending = f"{instruction[-1]} {given}" if asks else f": {given}"
         instruction, given = instruction[:-1] + ending, ""
     return dict(instruction=instruction, input=given, output=drawn["output"], task="grammar", kind=kind.name,
                 phase=kind.phase, check=check, source="HebrewGPT workbench grammar", license="Apache-2.0")
@@ -280,25 +282,28 @@ def singular(rng):
     return changed(clause, subject=other_person(clause.subject, number="s"))
 
 # %% ../../nbs/grammar/6_exercises.ipynb #18a5a4de
+WHOM = dict(s=("גבר ולא על אישה", "אישה ולא על גבר"), p=("גברים ולא על נשים", "נשים ולא על גברים"))
+
 def turned(rng, to: int, tenses=("past", "present", "future"), **changes) -> dict: # 0 masculine, 1 feminine
     "A sentence about a man, told of a woman, or the other way round."
     pair, number = rng.choice(MEN_AND_WOMEN), rng.choice("ssp")
     adjectives = (rng.choice(SUITS["person"].split()),) if rng.random() < .3 else ()
     clause = draw_deed(rng, noun_phrase(pair[1 - to], number, adjectives=adjectives), rng.choice(tenses))
-    return changed(clause, subject=noun_phrase(pair[to], number, adjectives=adjectives), **changes)
+    subject = noun_phrase(pair[to], number, adjectives=adjectives)
+    return changed(clause, subject=subject, **changes) | dict(fill=dict(whom=WHOM[number][to]))
 
 # %% ../../nbs/grammar/6_exercises.ipynb #186d2c1e
 @exercise(1, """
 הפך: את המשפט מזכר לנקבה
 כתב: את המשפט בלשון נקבה
-שינה: את המשפט כך שיספר על אישה ולא על גבר""")
+שינה: את המשפט כך שיספר על {whom}""")
 def feminine(rng): return turned(rng, 1)
 
 # %% ../../nbs/grammar/6_exercises.ipynb #902affa4
 @exercise(1, """
 הפך: את המשפט מנקבה לזכר
 כתב: את המשפט בלשון זכר
-שינה: את המשפט כך שיספר על גבר ולא על אישה""")
+שינה: את המשפט כך שיספר על {whom}""")
 def masculine(rng): return turned(rng, 0)
 
 # %% ../../nbs/grammar/6_exercises.ipynb #260e6b24
@@ -523,13 +528,12 @@ def infinitive(rng):
 # %% ../../nbs/grammar/6_exercises.ipynb #856d091b
 @exercise(2, """
 כתב: את כל הצורות של הפועל בזמן {to}
-הטה/הטי/הטו את הפועל בזמן {to}, מאני עד הם.
+הטה/הטי/הטו את הפועל בזמן {to}, מאני עד הן.
 כתב: את נטיית הפועל בזמן {to}, שורה לכל גוף""")
 def conjugation(rng):
     verb, tense = find_verb(rng.choice(list(VERBS))), rng.choice(("past", "future"))
-    persons = [p for p in PERSONS if p != "3fp" and (p != "2fp" or tense == "past")]
-    forms = [verb[cell_for(pronoun_phrase(p), tense)] for p in persons]
-    lines = [f"{PRONOUNS[p]} {form}" for p, form in zip(persons, forms)]
+    forms = [verb[cell_for(pronoun_phrase(p), tense)] for p in PERSONS]
+    lines = [f"{PRONOUNS[p]} {form}" for p, form in zip(PERSONS, forms)]
     return dict(input=verb.lemma, output="\n".join(lines), fill=dict(to=TENSES[tense]),
                 check=dict(by="text", answers=["\n".join(lines), "\n".join(forms)]))
 
@@ -562,13 +566,19 @@ def opposites() -> dict[str, list[str]]: # a form -> the same form of its opposi
     return found
 
 # %% ../../nbs/grammar/6_exercises.ipynb #cb2458bc
+HOMOGRAPHS = set("""
+אחוריים איטיות ארוכות בהירות בריאות דקה דקות חדשות חולות חולים חזקה חזקות חיצוניות חכמה חמה חמות טובה טובות
+טיפשות יבשה יבשות ישן ישנה ישנות ישנים כבד כבדות כבדים מהירות מלאות נדירות עליונות עמוקות עניות פנימיות צרה
+צרות קלות קצר קצרות קצרים קרה קרובות קרובים קרות רחבה רחבות רעה רעות רעים שבע שבעה שבעים שמחה שמחות שמן שמנים
+תחתון תחתונים""".split())
+
 @exercise(1, """
 כתב: את המילה ההפוכה
 מצא: את ההפך של המילה
 מה ההפך של המילה?
 איזו מילה הפוכה בפירוש שלה?""")
 def opposite(rng):
-    word, others = rng.choice(sorted(opposites().items()))
+    word, others = rng.choice(sorted((w, o) for w, o in opposites().items() if w not in HOMOGRAPHS))
     return dict(input=word, output=others[0], check=dict(by="text", answers=others))
 
 # %% ../../nbs/grammar/6_exercises.ipynb #b78f9d3a
@@ -726,13 +736,17 @@ def mention(need: str, keys: list[str], said: str, name: str) -> dict: # a check
     return dict(by="mention", need=[need], others=others, name=name)
 
 # %% ../../nbs/grammar/6_exercises.ipynb #7dd4e504
+SHORT = ["מספיקה תשובה קצרה.", "בקצרה, ולא במשפט מלא.", "במילה או בצירוף, בבקשה.", "די במילה או בצירוף."]
+WHOLE = ["במשפט מלא, בבקשה.", "יש לענות במשפט מלא.", "התשובה צריכה להיות משפט מלא."]
+
 def asked(rng, what: str, question: Callable, short: Callable) -> dict: # event -> text
     "A story, a question about one of its events, an answer: short, or the whole sentence."
     events = draw_story(rng, what)
     event = rng.choice(events)
-    said, need = str(event), event.key(what)
-    return dict(input=" ".join(map(str, events)), output=short(event) + "." if rng.random() < .6 else said,
-                fill=dict(q=question(event)), check=mention(need, [e.key(what) for e in events], said, event.key("who")))
+    said, need, whole = str(event), event.key(what), rng.random() >= .6
+    return dict(input=" ".join(map(str, events)), output=said if whole else short(event) + ".",
+                fill=dict(q=f"{question(event)} {rng.choice(WHOLE if whole else SHORT)}"),
+                check=mention(need, [e.key(what) for e in events], said, event.key("who")))
 
 def predicate(e: Event, masculine: bool=False) -> str:
     "What somebody did, without who and where; of who is not known yet, in the masculine."
@@ -798,8 +812,10 @@ def why(rng):
     deed, reason, key, subject = rng.choice(rows)
     said = f"{subject} {deed} כי {reason}."
     story = " ".join(f"{s} {d} כי {r}." for d, r, _, s in rows)
-    return dict(input=story, output=rng.choice((said, f"כי {reason}.")),
-                fill=dict(q=f"למה {subject} {deed}?"), check=mention(key, [k for _, _, k, _ in rows], said, str(subject)))
+    output = rng.choice((said, f"כי {reason}."))
+    how = rng.choice(WHOLE if output == said else SHORT[:2])
+    return dict(input=story, output=output, fill=dict(q=f"למה {subject} {deed}? {how}"),
+                check=mention(key, [k for _, _, k, _ in rows], said, str(subject)))
 
 # %% ../../nbs/grammar/6_exercises.ipynb #a23e30c1
 @exercise(2, "? {q}")
