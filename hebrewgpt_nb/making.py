@@ -574,7 +574,8 @@ def ask_all(asker: Asker, requests: list[Request], run: Path):
     there = f"{len(asker.answers.found)} answers are kept in {asker.answers.path}"
     if asker.missed:
         raise UserError(f"{asker.client.base_url}: {len(asker.missed)} requests got no answer "
-                        f"with {RETRIES} retries each (the last: {asker.missed[-1]}); {there}, and the same command asks for the rest")
+                        f"with {RETRIES} retries each (the last: {asker.missed[-1]}); {there}, "
+                        "and the same command asks for the rest")
     if asker.stop.is_set():
         raise UserError(f"{asker.client.base_url} refused {len(asker.refused)} requests, {MOST_MISSED} of them in a row "
                         f"(the last: {list(asker.refused.values())[-1]}); {there}")
