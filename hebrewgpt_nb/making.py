@@ -577,8 +577,8 @@ def ask_all(asker: Asker, requests: list[Request], run: Path):
                         f"with {RETRIES} retries each (the last: {asker.missed[-1]}); {there}, "
                         "and the same command asks for the rest")
     if asker.stop.is_set():
-        raise UserError(f"{asker.client.base_url} refused {len(asker.refused)} requests, {MOST_MISSED} of them in a row "
-                        f"(the last: {list(asker.refused.values())[-1]}); {there}")
+        raise UserError(f"{asker.client.base_url} refused {len(asker.refused)} requests, {MOST_MISSED} of them in a "
+                        f"row (the last: {list(asker.refused.values())[-1]}); {there}")
 
 # %% ../nbs/12_making.ipynb #d246b8fe
 def judge(asked: list[Request], answers: dict[str, Answer],

@@ -594,7 +594,8 @@ def adapter_lines(at: str, base: str, given: str) -> list[str]:
     config = resolve(given)/"config.json"
     stock = config.exists() and read_json(config, dict).get("model_type") != "hebrew-gpt"
     twin = given if stock else "what export_hf writes of the base"
-    return [f"adapter    {at}/adapter (for peft on {shown_path(base)}, the copy of {given}, and not for {given} itself)",
+    on = f"on {shown_path(base)}, the copy of {given}, and not on {given} itself"
+    return [f"adapter    {at}/adapter (for peft {on})",
             f"stock peft hebrewgpt_nb.release.export_adapter({at + '/adapter'!r}, {twin!r}, {at + '/stock-adapter'!r})"]
 
 def ways_on(run: str, base: str, method: Method="lora",
@@ -661,7 +662,7 @@ def earlier_phases(run: Path) -> list[Path]: # of a run's folder
 
 @stage(earlier=earlier_phases, leftovers="phase?/checkpoints/[0-9]*.pt phase?/checkpoints/[0-9]*.json*")
 def sft(run: RunFolder = "runs/nb/sft", # where to write: phase1/, phase2/, adapter/, bundle/, test.jsonl
-        base: InputPath = "", # bundle or run, published weights, a folder as export_hf writes, hf://owner/name; empty: a toy
+        base: InputPath = "", # bundle or run, published weights, what export_hf writes, hf://owner/name; empty: a toy
         data: DataSet = "", # file or folder of examples, or one with sft/ in it, a hub data set, or open; empty: the sample
         phase1: InputPath = "", # the simple examples; empty: those that data says are simple
         phase2: InputPath = "", # the complex examples; empty: those that data says are complex
