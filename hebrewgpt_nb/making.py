@@ -6,14 +6,14 @@
 __all__ = ['Address', 'LimitName', 'SIMPLE', 'COMPLEX', 'KINDS', 'TOPICS', 'FORMS', 'READERS', 'FORMAT', 'TEACHER', 'TRANSLATOR',
            'FIELDS', 'MAX_ENGLISH', 'LEAVE_OUT', 'CODE', 'LONG_ANSWER', 'EXAMPLE', 'THOUGHT', 'REFUSAL', 'URL',
            'ENGLISH_RUN', 'MARKDOWN', 'LEAST_HEBREW', 'MOST_REPEATED', 'NUMBER', 'SURVIVES', 'EACH', 'RETRIES', 'STOPS',
-           'MOST_MISSED', 'TURNS', 'SPOILT', 'is_address', 'Kind', 'settings_of', 'teacher_prompt', 'tagged',
+           'MOST_MISSED', 'TURNS', 'FIRST', 'SPOILT', 'is_address', 'Kind', 'settings_of', 'teacher_prompt', 'tagged',
            'translator_prompt', 'why_left_out', 'parse_english', 'read_english', 'parse_answer', 'prose_of',
            'hebrew_share', 'field_fault', 'six_grams', 'example_fault', 'length_fault', 'teacher_fault',
            'translation_fault', 'repeats', 'Request', 'guess_tokens', 'tokens_sent', 'How', 'teacher_requests',
            'translator_requests', 'Answer', 'Answers', 'Purse', 'Stopped', 'Pace', 'connect', 'StandIn', 'serve',
            'NoAnswer', 'read_answer', 'ask', 'Asker', 'ask_together', 'ask_all', 'judge', 'take', 'estimate',
-           'estimate_line', 'Made', 'make_balanced', 'sample_reply', 'write_result', 'open_client', 'check_made',
-           'check_endpoint', 'queues_of', 'make_examples']
+           'estimate_line', 'Made', 'check_useful', 'make_balanced', 'sample_reply', 'write_result', 'open_client',
+           'check_made', 'check_endpoint', 'queues_of', 'make_examples']
 
 # %% ../nbs/12_making.ipynb #68a0beb9
 import hashlib, itertools, json, math, os, random, re, threading, time, zlib
@@ -424,18 +424,25 @@ def connect(base_url: str, key: str, timeout: float, # seconds
     "A client of an endpoint; raises `UserError` if the package is missing."
     try: import httpx2, openai
     except ImportError: raise UserError("the openai package is missing: pip install 'hebrewgpt_nb[making]'") from None
+    said = {"0"}
     def check_wanted(request):
         if stop.is_set(): raise Stopped
+        again = request.headers.get("x-stainless-retry-count", "0")
+        line = f"making: {base_url} did not answer: asks again, {again} of {RETRIES} times"
+        if again not in said: print(line, flush=True)
+        said.add(again)
     def check_json(response):
         if not response.is_success: return
-        try: json.loads(response.read())
+        try: client.newest = json.loads(response.read())
         except (ValueError, RecursionError):
             raise httpx2.DecodingError("the answer is not JSON", request=response.request) from None
     here = bool(re.match(r"https?://(127\.|localhost)", base_url)) # no proxy between
     hooks = dict(request=[check_wanted], response=[check_json])
     http = openai.DefaultHttpxClient(event_hooks=hooks, trust_env=not here)
-    return openai.OpenAI(base_url=base_url, api_key=key or "none", timeout=timeout, max_retries=RETRIES,
-                         http_client=http)
+    client = openai.OpenAI(base_url=base_url, api_key=key or "none", timeout=timeout, max_retries=RETRIES,
+                           http_client=http)
+    client.newest = None # what came last, as JSON
+    return client
 
 # %% ../nbs/12_making.ipynb #7902eb4b
 class StandIn(BaseHTTPRequestHandler):
@@ -566,11 +573,12 @@ def ask_all(asker: Asker, requests: list[Request], run: Path):
         for some in (new[:1], new[1:]): ask_together(asker, some, tick)
     there = f"{len(asker.answers.found)} answers are kept in {asker.answers.path}"
     if asker.missed:
-        raise UserError(f"{len(asker.missed)} requests got no answer with {RETRIES} retries each "
-                        f"(the last: {asker.missed[-1]}); {there}, and the same command asks for the rest")
+        raise UserError(f"{asker.client.base_url}: {len(asker.missed)} requests got no answer "
+                        f"with {RETRIES} retries each (the last: {asker.missed[-1]}); {there}, "
+                        "and the same command asks for the rest")
     if asker.stop.is_set():
-        raise UserError(f"the endpoint refused {len(asker.refused)} requests, {MOST_MISSED} of them in a row "
-                        f"(the last: {list(asker.refused.values())[-1]}); {there}")
+        raise UserError(f"{asker.client.base_url} refused {len(asker.refused)} requests, {MOST_MISSED} of them in a "
+                        f"row (the last: {list(asker.refused.values())[-1]}); {there}")
 
 # %% ../nbs/12_making.ipynb #d246b8fe
 def judge(asked: list[Request], answers: dict[str, Answer],
@@ -628,6 +636,19 @@ class Made:
     rejected: list # dicts with `reason`
     estimate: dict # of the first turn
 
+# %% ../nbs/12_making.ipynb #e6872d92
+FIRST = 8 # requests
+
+def check_useful(result: Made, asker: Asker):
+    "Stop if the answers so far hold no good example; raises `UserError`."
+    came = [r for r in result.asked if r.key in asker.answers.found]
+    if result.examples or not came: return
+    why = ", ".join(f"{reason}: {n}" for reason, n in Counter(e["reason"] for e in result.rejected).items())
+    raw = asker.answers.found[came[-1].key]["text"].strip() or json.dumps(asker.client.newest, ensure_ascii=False)
+    begins = shorten(raw.replace(asker.client.api_key, "***")[:200])
+    raise UserError(f"no example was made: {asker.client.base_url} gave {len(came)} answers and none holds a good one "
+                    f"({why}); one begins {begins}; to ask again, remove {asker.answers.path}")
+
 # %% ../nbs/12_making.ipynb #1be9fe06
 def make_balanced(queues: dict[str, Iterator[Request]], # of each kind
                   count: int, asker: Asker, run: Path) -> Made:
@@ -640,9 +661,12 @@ def make_balanced(queues: dict[str, Iterator[Request]], # of each kind
         result.estimate = result.estimate or estimate(new, asker)
         print(estimate_line(estimate(new, asker), asker.purse), flush=True)
         if asker.client is None: break
-        ask_all(asker, new, run)
-        result.asked += new
-        result.examples, result.rejected = judge(result.asked, asker.answers.found, asker.refused, count)
+        cut = len(new) if result.examples else FIRST
+        for some in filter(None, (new[:cut], new[cut:])):
+            ask_all(asker, some, run)
+            result.asked += some
+            result.examples, result.rejected = judge(result.asked, asker.answers.found, asker.refused, count)
+            check_useful(result, asker)
     return result
 
 # %% ../nbs/12_making.ipynb #8ce6ef9c

@@ -11,8 +11,8 @@ __all__ = ['Order', 'Method', 'EIGHTHS', 'SHORT', 'WINDOW', 'TARGETS', 'MAMBA_TA
            'find_evaluations', 'prepare_examples', 'deal', 'arrange', 'answer_validator', 'count_steps', 'tune_phase',
            'base_sha', 'checkpoint_key', 'load_base', 'prepare', 'toy_parameters', 'base_bundle', 'example_files',
            'licences_of', 'adapter_card', 'MadeFor', 'save_adapter', 'load_adapted', 'save_tuned', 'shown_path',
-           'ways_on', 'held_out_losses', 'tune_phases', 'figures', 'tune', 'earlier_phases', 'sft', 'score_and_answer',
-           'verdict', 'compare_row', 'compare_groups', 'answer_text']
+           'adapter_lines', 'ways_on', 'held_out_losses', 'tune_phases', 'figures', 'tune', 'earlier_phases', 'sft',
+           'score_and_answer', 'verdict', 'compare_row', 'compare_groups', 'answer_text']
 
 # %% ../nbs/05_sft.ipynb #bc5ab478
 import hashlib, json, math, random, shlex
@@ -588,11 +588,23 @@ def shown_path(path: str | Path) -> str: # short within the project, else absolu
     within = (root/"settings.ini").exists() and place.is_relative_to(root)
     return shlex.quote(str(place.relative_to(root) if within else place))
 
-def ways_on(run: str, base: str, method: Method="lora") -> list[str]: # lines
+def adapter_lines(at: str, base: str, given: str) -> list[str]:
+    "Where an adapter lies, and what it is for; of a copied base also how stock `peft` comes to it."
+    if not given or given == base: return [f"adapter    {at}/adapter (for peft)"]
+    config = resolve(given)/"config.json"
+    stock = config.exists() and read_json(config, dict).get("model_type") != "hebrew-gpt"
+    twin = given if stock else "what export_hf writes of the base"
+    on = f"on {shown_path(base)}, the copy of {given}, and not on {given} itself"
+    return [f"adapter    {at}/adapter (for peft {on})",
+            f"stock peft hebrewgpt_nb.release.export_adapter({at + '/adapter'!r}, {twin!r}, {at + '/stock-adapter'!r})"]
+
+def ways_on(run: str, base: str, method: Method="lora",
+            given: str="", # as the base was asked for
+           ) -> list[str]: # lines
     "Where the result of a run lies, and the commands that use it."
+    adapter = adapter_lines(shown_path(run), base, given) if method != "full" else []
     at, base = shown_path(run), shown_path(base)
-    return [f"model      {at}/bundle",
-            *([f"adapter    {at}/adapter (for peft)"] if method != "full" else []),
+    return [f"model      {at}/bundle", *adapter,
             f"chat       python apps/app.py --base {base} --instruct {at}",
             f"evaluate   python -m hebrewgpt_nb.evaluate --run {at}/eval --base {base} --bundle {at}",
             f"in Python  model, tok = load_bundle({at!r})"]
@@ -650,7 +662,7 @@ def earlier_phases(run: Path) -> list[Path]: # of a run's folder
 
 @stage(earlier=earlier_phases, leftovers="phase?/checkpoints/[0-9]*.pt phase?/checkpoints/[0-9]*.json*")
 def sft(run: RunFolder = "runs/nb/sft", # where to write: phase1/, phase2/, adapter/, bundle/, test.jsonl
-        base: InputPath = "", # bundle or run, published weights, folder of transformers, hf://owner/name; empty: a toy
+        base: InputPath = "", # bundle or run, published weights, what export_hf writes, hf://owner/name; empty: a toy
         data: DataSet = "", # file or folder of examples, or one with sft/ in it, a hub data set, or open; empty: the sample
         phase1: InputPath = "", # the simple examples; empty: those that data says are simple
         phase2: InputPath = "", # the complex examples; empty: those that data says are complex
@@ -679,7 +691,7 @@ def sft(run: RunFolder = "runs/nb/sft", # where to write: phase1/, phase2/, adap
        ) -> dict: # what each phase did, lines put aside by reason, and notes
     "Tune a base model on instructions in two phases, and save the merged model as `run/bundle`."
     result = tune(SimpleNamespace(**locals()))
-    print(*ways_on(run, result["base"], method), sep="\n")
+    print(*ways_on(run, result["base"], method, base), sep="\n")
     return result
 
 # %% ../nbs/05_sft.ipynb #aaac134e

@@ -365,7 +365,7 @@ def load_any(here: Path) -> tuple: # model, tokenizer
     if file: return load_released(file, file.with_name("tokenizer.model"))
     return load_bundle(here) # says what a bundle holds
 
-def load_model(base: str | Path, # bundle, run, model.pt or .safetensors, folder of transformers, hf://owner/name
+def load_model(base: str | Path, # bundle, run, model.pt or .safetensors, folder as of `import_hf`, hf://owner/name
                device: str="cpu") -> tuple: # HebrewGPT in evaluation mode, Tokenizer
     "Load a model, however it was published; raises `UserError`."
     hub = str(base).startswith("hf://")

@@ -79,8 +79,15 @@ def test_no_endpoint_at_all_is_one_line(english, tmp_path, monkeypatch):
     monkeypatch.setattr(making, "RETRIES", 0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        with pytest.raises(UserError, match="refused"):
-            make_examples(run=str(tmp_path/"run"), base_url=f"http://127.0.0.1:{free.getsockname()[1]}/v1", model="m", english=english)
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+        with pytest.raises(UserError, match=f"^{address}/: 2 requests got no answer .*refused"):
+            make_examples(run=str(tmp_path/"run"), base_url=address, model="m", english=english)
+
+def test_that_it_asks_again_is_said(english, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", .01)
+    with chat(lambda n: "500" if n in (2, 3, 6) else None) as it: run(tmp_path/"run", it, english)
+    said = [line for line in capfd.readouterr().out.split("\n") if "did not answer" in line]
+    assert said == [f"making: {it.address} did not answer: asks again, {n} of 4 times" for n in (1, 2)] # each once
 
 def test_what_the_endpoint_refuses_is_left_and_asked_again_only_when_asked_for(english, tmp_path):
     with chat(at(3, "400 too long")) as it: figures = run(tmp_path/"run", it, english)
@@ -108,6 +115,16 @@ def test_a_bad_answer_is_counted_and_kept_aside(fault, english, tmp_path):
     assert (figures["examples"], it.requests) == (7, 8)
     aside, = read_jsonl(tmp_path/"run"/"rejected.jsonl")
     assert aside["reason"] == ANSWERS[fault] and read_json(tmp_path/"run"/"report.json")["rejected"] == {ANSWERS[fault]: 1}
+
+@pytest.mark.parametrize("fault, begins", [("says Of course! Here is a translation.", "Of course!"), ("odd {\"id\": \"1\", \"object\": \"chat.completion\", \"choices\": []}", "chat.completion"),
+    ('odd {"choices": [{"message": {"role": "assistant", "content": null}}]}', "content"), ("says " + HEBREW.format("There are many apples."), "<example>")])
+def test_eight_answers_without_one_that_is_good_end_the_run(fault, begins, tmp_path):
+    with chat(lambda n: fault) as it, pytest.raises(UserError) as e: make_examples(run=str(tmp_path/"run"), base_url=it.address, model="m", count=9, **FAST)
+    assert it.requests == 8 and "\n" not in str(e.value) and begins in str(e.value) and it.address in str(e.value)
+    assert "no example was made" in str(e.value) and "gave 8 answers and none holds a good one" in str(e.value)
+
+def test_a_late_good_answer_is_soon_enough(english, tmp_path):
+    with chat(lambda n: "says Of course!" if n < 7 else None) as it: assert run(tmp_path/"run", it, english)["examples"] == 1
 
 def test_a_wrong_language_is_no_translation():
     e = dict(instruction="Name a fruit.", input="", output="An apple is a fruit that grows on trees.")

@@ -349,6 +349,16 @@ def test_the_command_ends_in_figures_and_in_what_to_do_with_them(base, data, tmp
     said = "\n".join(tuning.ways_on(str(tmp_path/"run"), result["base"]))
     assert f"apps/app.py --base {base} --instruct {tmp_path}/run" in said and ways in said
 
+def test_an_adapter_of_a_copied_base_says_what_it_is_for(tmp_path):
+    "Of a folder of transformers, the copy in run/base; and how stock peft comes to it."
+    (tmp_path/"llama").mkdir()
+    (tmp_path/"llama"/"config.json").write_text('{"model_type": "llama"}')
+    given = str(tmp_path/"llama")
+    _, adapter, stock, *_ = tuning.ways_on(str(tmp_path/"run"), f"{tmp_path}/run/base", "lora", given)
+    assert f"on {tmp_path}/run/base, the copy of {given}" in adapter and f"release.export_adapter('{tmp_path}/run/adapter', '{given}', " in stock
+    for base, method, asked in ((given, "lora", given), ("runs/toy", "lora", ""), (f"{tmp_path}/run/base", "full", given)):
+        assert not any("export_adapter" in line for line in tuning.ways_on(str(tmp_path/"run"), base, method, asked))
+
 def test_the_losses_are_those_of_the_bundles(base, data, tmp_path):
     "The base's, and the tuned model's at the end, on the validation answers of each phase."
     result = sft(run=str(tmp_path/"run"), base=base, **QUICK | data | dict(steps=3, lr=.02))
