@@ -28,11 +28,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python -m hebrewgpt_nb.jobs $(if $(DATA),--chain jobs/demo-data.yaml --run runs/demo-data --data $(DATA),--chain jobs/demo.yaml --run runs/demo) $(ARGS)
 
-# Notebooks run in parallel, each on one thread, and so do the tests.
+# Notebooks run in parallel, each on one thread, and so do the tests: the jobs, which take as long as all others, beside them.
+PYTEST := OMP_NUM_THREADS=1 HEBREWGPT_QUIET=1 $(BIN)/python -m pytest -q
+JOB_TESTS := tests/test_jobs.py tests/test_pipeline.py
 test: $(READY) check
 	rm -rf runs/nb # the small runs of the notebooks: what is tested is made anew
 	OMP_NUM_THREADS=1 HEBREWGPT_QUIET=1 $(BIN)/nbdev_test --n_workers 2 --do_print
-	OMP_NUM_THREADS=1 HEBREWGPT_QUIET=1 $(BIN)/python -m pytest -q
+	@$(PYTEST) $(JOB_TESTS) > .venv/jobs.log 2>&1 & jobs=$$!; trap "kill $$jobs" INT TERM; \
+	$(PYTEST) $(JOB_TESTS:%=--ignore=%); rest=$$?; wait $$jobs; done=$$?; cat .venv/jobs.log; exit $$((rest + done))
 
 # The library and README.md are in step with the notebooks, and the notebooks are clean.
 check: $(READY)
