@@ -124,3 +124,15 @@ def test_the_singular_values_of_a_steep_matrix():
     for _ in range(5): S = Y @ Y.T; Y = a*Y + (b*S + c*S @ S) @ Y
     made = newton_schulz(X.float()[None].contiguous(), (a, b, c), 5)[0]
     assert (made - Y).norm() / Y.norm() < 2e-3
+
+@pytest.mark.parametrize("pattern", ["A", "M"])
+def test_documents_that_do_not_lie_in_a_row(pattern, monkeypatch):
+    "One row of numbers expanded over a batch, and every other one of a longer tensor, are read as they are meant."
+    monkeypatch.setattr(fused, "MIN_FUSED", 1)
+    torch.manual_seed(0)
+    model, tokens = HebrewGPT(get_preset("tiny", pattern=pattern)), torch.randint(1024, (3, 90))
+    one = torch.arange(90) // 31
+    wide = torch.stack([one, torch.full_like(one, 7)], 1).flatten().expand(3, -1)[:, ::2]
+    with torch.no_grad():
+        right = model(tokens, docs=one.repeat(3, 1))
+        for docs in (one.expand(3, -1), wide): assert torch.equal(model(tokens, docs=docs), right)
