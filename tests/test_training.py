@@ -342,7 +342,7 @@ def test_a_target_that_matches_nothing_is_an_error(monkeypatch):
 def test_bad_examples_are_counted_with_their_place(tmp_path):
     good = json.dumps(dict(instruction="מה השעה?", output="שתיים."), ensure_ascii=False).encode()
     path = tmp_path/"phase1.jsonl"
-    path.write_bytes(b"\n".join([good, b"\xff\xfe", b"{", b"[]", b'{"instruction": "x"}', b'{"instruction": 3, "output": "y"}', good]) + b"\n")
+    path.write_bytes(b"\n".join([good, b"\xff\xfe", b"{", b"[]", b'{"instruction": "x"}', b'{"instruction": true, "output": "y"}', good]) + b"\n")
     aside = Quarantine()
     assert len(read_examples(path, aside)) == 2
     assert [q["line"] for q in aside] == [2, 3, 4, 5, 6]
