@@ -165,6 +165,15 @@ def test_a_column_that_is_asked_for_must_be_there(tmp_path):
     assert triples(read_examples(tmp_path/"x.csv", Quarantine(), "instruction=question,output=ANSWER (final) ")) == NO_INPUT
     assert triples(read_examples(tmp_path/"x.csv", Quarantine(), "output=answer (final)")) == NO_INPUT
 
+def test_in_a_folder_one_file_is_enough(tmp_path):
+    "A column that some file has is taken there, and the usual ones elsewhere; one that none has is refused."
+    tables([dict(ask=r["instruction"], output=r["output"]) for r in ROWS])(tmp_path/"mine.csv")
+    lines([dict(instruction="מי?", output="אני.")] * 2)(tmp_path/"usual.jsonl")
+    assert len(read_examples(tmp_path, Quarantine(), "instruction=ask")) == len(ROWS) + 2
+    (tmp_path/"mine.csv").unlink()
+    lines([dict(instruction="מה?", output="כן.")] * 2)(tmp_path/"more.jsonl")
+    with pytest.raises(UserError, match="no column Nope in any file"): read_examples(tmp_path, Quarantine(), "instruction=Nope")
+
 def test_empty_answers_are_said_and_numbers_are_texts(tmp_path):
     tables([r | dict(output="") for r in ROWS])(tmp_path/"x.csv")
     with pytest.raises(UserError, match="output is empty in every row") as e: read_examples(tmp_path/"x.csv", Quarantine())

@@ -8,7 +8,7 @@ __all__ = ['NAMES', 'ROLES', 'SEPARATORS', 'EXAMPLE_FORMATS', 'parse_columns', '
            'parse_row', 'turns_in', 'question_of', 'decode_file', 'read_text', 'table_rows', 'checked_rows',
            'array_rows', 'has_lines', 'is_utf16', 'json_rows', 'parquet_rows', 'hub_rows', 'why_not_read',
            'example_files', 'open_rows', 'Examples', 'Account', 'default_phase', 'account_rows', 'read_place',
-           'read_examples', 'reading_lines']
+           'check_read', 'read_examples', 'reading_lines']
 
 # %% ../../nbs/text/10_examples.ipynb #ad5d9f8b
 import csv, io, itertools, json, re
@@ -57,7 +57,7 @@ def map_columns(names, # of a row's columns
     taken = {field: find_column(column, names) for field, column in asked.items()}
     free = {plain_name(name): name for name in names if name not in taken.values()}
     usual = {field: next((free[n] for n in some if n in free), None) for field, some in NAMES.items()}
-    found = usual | taken
+    found = usual | {field: column for field, column in taken.items() if column}
     if not found["instruction"] and "instruction" not in asked: found |= dict(instruction=found["input"], input=None)
     return {field: column for field, column in found.items() if column}
 
@@ -368,12 +368,18 @@ def read_place(place: Path | str, # a file, or the name of a data set of the hub
     foreign = account.columns and not {"instruction", "output", "messages"} & set(account.used)
     if not found and not alone and foreign:
         return Examples(left={place: f"no columns of examples: {account.names()}"})
-    account.check_columns(asked)
+    if alone: account.check_columns(asked)
     quarantine.extend(aside)
     if found: return Examples(found, [account.line(len(found))])
     raise UserError(f"{readable(place)}: not one good line ({aside.counts or 'it is empty'}){account.way_out()}")
 
 # %% ../../nbs/text/10_examples.ipynb #dc5167ef
+def check_read(read: Examples, asked: dict[str, str]):
+    "Refuse a column that no file of a folder has; raises `UserError`."
+    used = {plain_name(column.split("=")[-1]) for file in read.files for column in file["columns"].split(", ")}
+    lacking = [column for column in asked.values() if read.files and plain_name(column) not in used]
+    if lacking: raise UserError(f"no column {lacking[0]} in any file; the columns read are {', '.join(sorted(used))}")
+
 def read_examples(paths, # a file, a folder, the name of a data set of the hub, or a list of them
                   quarantine: Quarantine, # takes what could not be used
                   columns: str="", # of `parse_columns`
@@ -386,6 +392,7 @@ def read_examples(paths, # a file, a folder, the name of a data set of the hub, 
         return read_place(str(paths), quarantine, asked)
     files, left = example_files(paths)
     found = sum((read_place(file, quarantine, asked, len(files) == 1) for file in files), Examples(left=left))
+    if len(files) > 1: check_read(found, asked)
     if found: return found
     raise UserError(f"{readable(resolve(paths))}: holds no examples; {next(iter(found.left.values()))}")
 
