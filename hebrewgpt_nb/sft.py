@@ -102,7 +102,7 @@ def read_all(data: str, phase1: str, phase2: str, # as the stage takes them
     if bool(phase1) != bool(phase2):
         raise UserError("phase1 and phase2 go together: give both, or all examples as data")
     if not phase1: return read_examples(examples_place(data), quarantine, columns)
-    both = [read_examples(phase, quarantine, columns) for phase in (phase1, phase2)]
+    both = [read_examples(phase, quarantine, columns, alone=False) for phase in (phase1, phase2)]
     for n, some in enumerate(both, 1):
         for e in some: e["phase"] = n
     return both[0] + both[1]

@@ -383,16 +383,17 @@ def check_read(read: Examples, asked: dict[str, str]):
 def read_examples(paths, # a file, a folder, the name of a data set of the hub, or a list of them
                   quarantine: Quarantine, # takes what could not be used
                   columns: str="", # of `parse_columns`
+                  alone: bool=True, # nothing but this was given: it has the columns that are asked for
                  ) -> Examples: # of instruction, input, output, task, and perhaps earlier and phase
     "Instruction examples of every kind of file; a task that is not named is the file's. Raises `UserError`."
     if isinstance(paths, (list, tuple)):
-        return sum((read_examples(path, quarantine, columns) for path in paths), Examples())
+        return sum((read_examples(path, quarantine, columns, len(paths) == 1) for path in paths), Examples())
     asked = parse_columns(columns)
     if is_hub_name(str(paths)) and not resolve(paths).exists():
         return read_place(str(paths), quarantine, asked)
     files, left = example_files(paths)
-    found = sum((read_place(file, quarantine, asked, len(files) == 1) for file in files), Examples(left=left))
-    if len(files) > 1: check_read(found, asked)
+    found = sum((read_place(file, quarantine, asked, alone and len(files) == 1) for file in files), Examples(left=left))
+    if alone and len(files) > 1: check_read(found, asked)
     if found: return found
     raise UserError(f"{readable(resolve(paths))}: holds no examples; {next(iter(found.left.values()))}")
 
