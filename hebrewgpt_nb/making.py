@@ -8,12 +8,12 @@ __all__ = ['Address', 'LimitName', 'SIMPLE', 'COMPLEX', 'KINDS', 'TOPICS', 'FORM
            'ENGLISH_RUN', 'MARKDOWN', 'LEAST_HEBREW', 'MOST_REPEATED', 'NUMBER', 'SURVIVES', 'EACH', 'RETRIES', 'STOPS',
            'MOST_MISSED', 'TURNS', 'FIRST', 'SPOILT', 'is_address', 'Kind', 'settings_of', 'teacher_prompt', 'tagged',
            'translator_prompt', 'why_left_out', 'parse_english', 'read_english', 'parse_answer', 'prose_of',
-           'hebrew_share', 'field_fault', 'six_grams', 'example_fault', 'length_fault', 'teacher_fault',
-           'translation_fault', 'repeats', 'Request', 'guess_tokens', 'tokens_sent', 'How', 'teacher_requests',
-           'translator_requests', 'Answer', 'Answers', 'Purse', 'Stopped', 'Pace', 'connect', 'StandIn', 'serve',
-           'NoAnswer', 'read_answer', 'ask', 'Asker', 'ask_together', 'ask_all', 'judge', 'take', 'estimate',
-           'estimate_line', 'Made', 'check_useful', 'make_balanced', 'sample_reply', 'write_result', 'open_client',
-           'check_made', 'check_endpoint', 'queues_of', 'make_examples']
+           'field_fault', 'six_grams', 'example_fault', 'length_fault', 'teacher_fault', 'translation_fault', 'repeats',
+           'Request', 'guess_tokens', 'tokens_sent', 'How', 'teacher_requests', 'translator_requests', 'Answer',
+           'Answers', 'Purse', 'Stopped', 'Pace', 'connect', 'StandIn', 'serve', 'NoAnswer', 'read_answer', 'ask',
+           'Asker', 'ask_together', 'ask_all', 'judge', 'take', 'estimate', 'estimate_line', 'Made', 'check_useful',
+           'make_balanced', 'sample_reply', 'write_result', 'open_client', 'check_made', 'check_endpoint', 'queues_of',
+           'make_examples']
 
 # %% ../nbs/12_making.ipynb #68a0beb9
 import hashlib, itertools, json, math, os, random, re, threading, time, zlib
@@ -32,8 +32,9 @@ from .core import InputPath, NonNegativeFloat, NonNegativeInt, PositiveFloat, Po
 from .core import RunFolder, UserError, append_line, cli, read_jsonl, resolve, sample_dir, shorten, stage
 from .core import work_folder, write_json
 import numpy as np
-from .text.clean import HEBREW, TAG, leftovers, letters_of
-from .text.copies import near_duplicates, ngram_hashes, text_hash, word_hashes
+from .grading import hebrew_share
+from .text.clean import TAG, leftovers, letters_of
+from .text.copies import exact_duplicates, join_texts, near_duplicates, ngram_hashes, word_hashes
 from .text.filter import repeated_share
 from .text.records import Quarantine, as_text, parse_example, print_quarantined, read_checked
 from .text.records import record_files, source_name, write_records
@@ -230,19 +231,13 @@ LEAST_HEBREW, MOST_REPEATED = .7, .2 # shares of the letters, and of five words 
 
 def prose_of(text: str) -> str: return URL.sub(" ", CODE.sub(" ", text))
 
-# %% ../nbs/12_making.ipynb #bfc6e0fa
-def hebrew_share(text: str) -> float: # 1 if there is no letter
-    "Share of Hebrew among the letters."
-    letters = letters_of(text)
-    return sum(map(letters.count, HEBREW))/len(letters) if letters else 1.
-
 # %% ../nbs/12_making.ipynb #9d780bd9
 def field_fault(text: str) -> str: # empty: none
     "What is wrong with the text of a field."
     prose = prose_of(text)
     if any(leftovers(prose).values()) or TAG.search(prose): return "entities or markup"
     if REFUSAL.search(prose): return "refuses"
-    if hebrew_share(prose) < LEAST_HEBREW: return "too little Hebrew"
+    if letters_of(prose) and hebrew_share(prose) < LEAST_HEBREW: return "too little Hebrew"
     if ENGLISH_RUN.search(prose): return "English left in it"
     return "repeats itself" if repeated_share(word_hashes(prose)) > MOST_REPEATED else ""
 
@@ -294,12 +289,10 @@ def translation_fault(e: dict, english: dict, prompt: str) -> str: # empty: none
 # %% ../nbs/12_making.ipynb #b452c373
 def repeats(examples: list[dict]) -> set[int]: # numbers of those that go
     "Which examples repeat an earlier one."
-    asked = [text_hash(word_hashes(e["instruction"] + "\n" + e["input"])) for e in examples]
-    first = {question: n for n, question in reversed(list(enumerate(asked)))}
-    found = {n for n, question in enumerate(asked) if first[question] != n}
+    first = exact_duplicates(*join_texts([word_hashes(e["instruction"] + "\n" + e["input"]) for e in examples]))
     answers = [words if len(words := word_hashes(e["output"])) >= 8 else words[:0] for e in examples]
-    starts = np.cumsum([0, *map(len, answers)])
-    return found | {n for n, *_ in near_duplicates(np.concatenate([*answers, np.empty(0, np.uint32)]), starts)}
+    copies = {n for n, *_ in near_duplicates(*join_texts(answers))}
+    return copies | set(np.flatnonzero(first != np.arange(len(first))).tolist())
 
 # %% ../nbs/12_making.ipynb #b9d2d29b
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ from .engine.blocks import KINDS
 from .stock import is_bundle, load_model
 
 # %% ../nbs/05_sft.ipynb #c2b5b5ec
-from .text.examples import Examples, question_of, read_examples, reading_lines, turns_in
+from .text.examples import Examples, check_columns, parse_columns, question_of, read_examples
+from .text.examples import read_places, reading_lines, turns_in
 from .text.hygiene import Screened, label_notes, screen_examples, tested_examples
 from .text.records import Quarantine, print_quarantined, put_aside_text, write_records
 from .training.loop import Training, autocast, compute_dtype, fit, trainable_parameters
@@ -102,7 +103,9 @@ def read_all(data: str, phase1: str, phase2: str, # as the stage takes them
     if bool(phase1) != bool(phase2):
         raise UserError("phase1 and phase2 go together: give both, or all examples as data")
     if not phase1: return read_examples(examples_place(data), quarantine, columns)
-    both = [read_examples(phase, quarantine, columns, alone=False) for phase in (phase1, phase2)]
+    asked = parse_columns(columns)
+    both = [read_places(phase, quarantine, asked) for phase in (phase1, phase2)]
+    check_columns(both[0] + both[1], asked)
     for n, some in enumerate(both, 1):
         for e in some: e["phase"] = n
     return both[0] + both[1]

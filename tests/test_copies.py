@@ -4,7 +4,7 @@ import numpy as np, pytest
 from rapidfuzz.distance import Indel
 from hypothesis import example, given, settings, strategies as st
 from hebrewgpt_nb.text.clean import clean_text
-from hebrewgpt_nb.text.copies import HeldOut, parallel_band_keys, cut_overlaps, exact_duplicates, ngram_hashes, similarity, near_duplicates, overlap_mask, word_hashes
+from hebrewgpt_nb.text.copies import HeldOut, cut_overlaps, exact_duplicates, join_texts, near_duplicates, ngram_hashes, overlap_mask, parallel_band_keys, similarity, word_hashes
 from hebrewgpt_nb.core import sample_dir
 from hebrewgpt_nb.data import held_out
 from hebrewgpt_nb.text.records import read_records, source_files
@@ -19,13 +19,12 @@ def texts_here() -> list[str]:
     data = os.environ.get("HEBREWGPT_DATA", "")
     return [r["text"] for s in source_files(data or sample_dir()).values() for f in s["train"] for r in read_records(f)][:: 10 if data else 1]
 
-def joined(texts): return np.concatenate([np.empty(0, np.uint32), *texts]), np.cumsum([0, *map(len, texts)])
 
 @pytest.fixture(scope="module")
 def originals():
     "Texts of twenty words or more, none like another."
     texts = [w for w in map(word_hashes, texts_here()) if len(w) >= 20]
-    copies = {t for t, *_ in near_duplicates(*joined(texts))}
+    copies = {t for t, *_ in near_duplicates(*join_texts(texts))}
     return [w for t, w in enumerate(texts) if t not in copies]
 
 def exchanged(words, share, luck, pot):
@@ -38,7 +37,7 @@ def exchanged(words, share, luck, pot):
 def test_planted_copies_are_found_and_nothing_else(originals, seed):
     luck, pot = np.random.default_rng(seed), np.concatenate(originals)
     for share in (.1, .4):
-        found = near_duplicates(*joined(originals + [exchanged(w, share, luck, pot) for w in originals]))
+        found = near_duplicates(*join_texts(originals + [exchanged(w, share, luck, pot) for w in originals]))
         assert all(t >= len(originals) for t, *_ in found) # no original goes
         assert len(found) >= .95*len(originals) if share == .1 else len(found) <= .01*len(originals)
         assert share == .4 or all(of == t - len(originals) for t, of, _ in found)
@@ -49,7 +48,7 @@ def test_other_changes(originals, kind):
     def change(w):
         at = np.sort(luck.permutation(len(w))[:len(w)//10])
         return np.delete(w, at) if kind == "words lost" else np.insert(w, at, luck.choice(pot, len(at))) if kind == "words added" else w[:len(w) - len(w)//10] if kind == "cut short" else w
-    found = near_duplicates(*joined(originals + [change(w) for w in originals]))
+    found = near_duplicates(*join_texts(originals + [change(w) for w in originals]))
     assert len(found) >= .95*len(originals) and all(t >= len(originals) for t, *_ in found)
 
 def changed(words, kind, alike, luck, pot):
@@ -65,7 +64,7 @@ def test_near_duplicates_of_every_kind_are_found_from_the_threshold_on(originals
     for low, high in ((.8, 1), (.8, 1), (.8, .83), (.7, .8)):
         planted = [changed(w, kind, luck.uniform(low, high), luck, pot) for w in originals]
         true = {n + t for t, (w, c) in enumerate(zip(originals, planted)) if similarity(w, c) >= .8}
-        found = {t for t, *_ in near_duplicates(*joined(originals + planted))}
+        found = {t for t, *_ in near_duplicates(*join_texts(originals + planted))}
         assert found <= true # no pair below the threshold, no original
         copies, missed = copies + len(true), missed + len(true - found)
     assert copies > 2*n and missed <= .02*copies
@@ -95,7 +94,7 @@ def test_no_pair_compared_in_earnest_would_say_more(originals):
     for t, w in enumerate(texts):
         if any(similarity(texts[k], w, .8) for k in kept): copies.add(t)
         else: kept.append(t)
-    found = {t for t, *_ in near_duplicates(*joined(texts))}
+    found = {t for t, *_ in near_duplicates(*join_texts(texts))}
     assert len(found ^ copies) <= .02*len(texts)
 
 def longest_common(a, b):
@@ -115,7 +114,7 @@ def test_likeness_is_the_longest_common_row(a, b, least):
 @settings(max_examples=100, deadline=None)
 @given(st.lists(few_words, max_size=12))
 def test_copies_point_to_what_is_kept(texts):
-    words, starts = joined([word_hashes(t) for t in texts])
+    words, starts = join_texts([word_hashes(t) for t in texts])
     found = near_duplicates(words, starts)
     copies, kept = {t for t, *_ in found}, set(range(len(texts))) - {t for t, *_ in found}
     assert all(of in kept and of < t and like >= .8 for t, of, like in found)
@@ -130,7 +129,7 @@ def test_grams_are_equal_just_where_words_are(text, n):
     assert len(plain) == len(found) and len(set(plain)) == len(set(found)) == len(set(zip(plain, found)))
 
 def test_portions_change_nothing(originals):
-    words, starts = joined(originals)
+    words, starts = join_texts(originals)
     for chunk_words in (1, 997): np.testing.assert_array_equal(parallel_band_keys(words, starts, np.arange(len(originals)), chunk_words), parallel_band_keys(words, starts, np.arange(len(originals))))
 
 def test_the_same_in_every_process():

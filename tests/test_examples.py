@@ -172,7 +172,7 @@ def test_in_a_folder_one_file_is_enough(tmp_path):
     assert len(read_examples(tmp_path, Quarantine(), "instruction=ask")) == len(ROWS) + 2
     (tmp_path/"mine.csv").unlink()
     lines([dict(instruction="מה?", output="כן.")] * 2)(tmp_path/"more.jsonl")
-    with pytest.raises(UserError, match="no column Nope in any file"): read_examples(tmp_path, Quarantine(), "instruction=Nope")
+    with pytest.raises(UserError, match="no column Nope in .* nor in 1 more; its columns are instruction, output"): read_examples(tmp_path, Quarantine(), "instruction=Nope")
 
 def test_empty_answers_are_said_and_numbers_are_texts(tmp_path):
     tables([r | dict(output="") for r in ROWS])(tmp_path/"x.csv")

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['NAMESPACE', 'MIN_FUSED', 'CHUNK', 'Tensors7', 'Tensors9', 'KEPT', 'fused_library', 'call', 'operator', 'swiglu_op',
-           'swiglu_back', 'keep', 'use_fused', 'swiglu', 'norm_op', 'norm_back', 'keep_norm', 'norm_gradient',
-           'rms_norm', 'cross_entropy_', 'Scan', 'run_scan_job', 'forward_buffers', 'fake_mamba', 'mamba_op',
-           'gradient_shapes', 'fake_mamba_back', 'mamba_back', 'keep_mamba', 'mamba_gradient', 'fits_fused', 'strip',
-           'mamba_block', 'Heads', 'run_heads', 'fake_attention', 'attention_op', 'attention_back', 'keep_attention',
-           'attention_gradient', 'fits_attention', 'fused_digest', 'kernel_identity']
+           'swiglu_back', 'use_fused', 'swiglu', 'norm_op', 'norm_back', 'rms_norm', 'cross_entropy_', 'Scan',
+           'run_job', 'run_scan', 'forward_buffers', 'fake_mamba', 'mamba_op', 'gradient_shapes', 'fake_mamba_back',
+           'mamba_back', 'keep_mamba', 'mamba_gradient', 'fits_fused', 'strip', 'mamba_block', 'Heads', 'run_heads',
+           'fake_attention', 'attention_op', 'attention_back', 'fits_attention', 'fused_digest', 'kernel_identity']
 
 # %% ../../nbs/engine/3_fused.ipynb #ffe0da9b
 import ctypes
@@ -66,10 +65,11 @@ def fused_library(dtype: torch.dtype): # float32, or float64 to test gradients
 
 # %% ../../nbs/engine/3_fused.ipynb #5f0a36bb
 def call(name: str, dtype: torch.dtype, *args): # tensors, sizes, None
-    "Call a function of the library with the number of threads as its last argument; raises `MemoryError`."
+    "Call a function of the library, with the number of threads last; raises `ValueError` for a tensor with gaps."
     def as_c(a):
-        if isinstance(a, float): return ctypes.c_double(a)
-        return ctypes.c_int64(a) if isinstance(a, int) else data_pointer(a)
+        if isinstance(a, int | float): return (ctypes.c_int64 if isinstance(a, int) else ctypes.c_double)(a)
+        if not a.is_contiguous(): raise ValueError(f"{name}: a tensor does not lie in a row: give t.contiguous()")
+        return data_pointer(a)
     getattr(fused_library(dtype), name)(*map(as_c, args), thread_count())
 
 # %% ../../nbs/engine/3_fused.ipynb #feb97a11
@@ -117,8 +117,8 @@ def swiglu_back(gate: torch.Tensor, up: torch.Tensor, d: torch.Tensor) -> tuple[
     return dgate, dup
 
 # %% ../../nbs/engine/3_fused.ipynb #62f3c1d9
-def keep(ctx, inputs, output): ctx.save_for_backward(*inputs)
-swiglu_op.register_autograd(lambda ctx, d: swiglu_back(*ctx.saved_tensors, d), setup_context=keep)
+swiglu_op.register_autograd(lambda ctx, d: swiglu_back(*ctx.saved_tensors, d),
+                            setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
 
 # %% ../../nbs/engine/3_fused.ipynb #50c602e1
 MIN_FUSED = 2**14 # numbers, from where on a call is worth its while
@@ -198,9 +198,8 @@ def norm_back(x: torch.Tensor, w: torch.Tensor, scale: torch.Tensor, d: torch.Te
     return dx, dw.sum(0)
 
 # %% ../../nbs/engine/3_fused.ipynb #f1f5623c
-def keep_norm(ctx, inputs, output): ctx.save_for_backward(*inputs[:2], output[1])
-def norm_gradient(ctx, d, _): return *norm_back(*ctx.saved_tensors, d), None
-norm_op.register_autograd(norm_gradient, setup_context=keep_norm)
+norm_op.register_autograd(lambda ctx, d, _: (*norm_back(*ctx.saved_tensors, d), None),
+                          setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2], output[1]))
 
 # %% ../../nbs/engine/3_fused.ipynb #bedb4792
 def rms_norm(x: torch.Tensor, # (..., D)
@@ -769,15 +768,20 @@ class Scan(ctypes.Structure):
                 *((name, ctypes.c_void_p) for name in TENSORS)]
 
 # %% ../../nbs/engine/3_fused.ipynb #01636b88
-def run_scan_job(name: str, # mamba_forward or mamba_backward
-                 sizes: tuple, # heads, P, N, taps
-                 eps: float, tensors: dict): # field -> tensor, or None
-    "Call C with a `Scan`; raises `MemoryError`."
-    like = tensors["input"]
-    job = Scan(*like.shape[:2], *sizes, torch.get_num_threads(), eps)
+def run_job(name: str, kind: type, # a function of the library, and what it is given: `Scan` or `Heads`
+            dtype: torch.dtype, sizes: dict, tensors: dict): # field -> number; field -> tensor, or None
+    "Call C with sizes and tensors by name; raises `MemoryError`."
     tensors = {field: t if t is None else t.contiguous() for field, t in tensors.items()} # what is made is already
-    for field, t in tensors.items(): setattr(job, field, None if t is None else t.data_ptr())
-    if getattr(fused_library(like.dtype), name)(ctypes.byref(job)): raise MemoryError("no memory for a scan")
+    pointers = {field: t if t is None else t.data_ptr() for field, t in tensors.items()}
+    job = kind(**sizes, threads=torch.get_num_threads(), **pointers)
+    if getattr(fused_library(dtype), name)(ctypes.byref(job)): raise MemoryError(f"no memory for {name}")
+
+def run_scan(name: str, # mamba_forward or mamba_backward
+             eps: float, P: int, N: int, tensors: dict): # width of a head, and of the state
+    "Call C with a `Scan`."
+    like, conv, heads = tensors["input"], tensors["conv"], len(tensors["A"])
+    sizes = dict(B=len(like), T=like.shape[1], H=heads, P=P, N=N, taps=len(conv), eps=eps)
+    run_job(name, Scan, like.dtype, sizes, tensors)
 
 # %% ../../nbs/engine/3_fused.ipynb #756d4aac
 Tensors7, Tensors9 = tuple[(torch.Tensor,) * 7], tuple[(torch.Tensor,) * 9] # as an operator declares them
@@ -809,7 +813,7 @@ def mamba_op(input: torch.Tensor, # (B, T, z | x B C | dt)
     "Convolution, scan, gate and norm of Mamba-2, in C."
     given = dict(input=input, conv=conv, bias=bias, dt_bias=dt_bias, A=A, D=D, norm=norm, docs=docs)
     made = forward_buffers(input, len(A), P, N)
-    run_scan_job("mamba_forward", (len(A), P, N, len(conv)), eps, given | made)
+    run_scan("mamba_forward", eps, P, N, given | made)
     return tuple(made[name] for name in ("out", *KEPT))
 
 # %% ../../nbs/engine/3_fused.ipynb #b8d61d04
@@ -831,8 +835,8 @@ def mamba_back(dout: torch.Tensor, input: torch.Tensor, conv: torch.Tensor, bias
     "Gradients of the first seven arguments of `mamba_op`."
     given = dict(input=input, conv=conv, bias=bias, dt_bias=dt_bias, A=A, D=D, norm=norm, docs=docs)
     made = {name: input.new_empty(shape) for name, shape in gradient_shapes(input, conv, A, P, N).items()}
-    tensors = given | made | dict(zip(KEPT, kept), dout=dout.contiguous())
-    run_scan_job("mamba_backward", (len(A), P, N, len(conv)), eps, tensors)
+    tensors = given | made | dict(zip(KEPT, kept), dout=dout)
+    run_scan("mamba_backward", eps, P, N, tensors)
     dconv, dheads = made["dconv"].sum((0, 1)), made["dheads"].sum((0, 1))
     vectors = (t.clone() for t in (dconv[:-1], dconv[-1], *dheads)) # what an operator returns shares no memory
     return made["din"], *vectors, made["dnorm"].sum((0, 1))
@@ -871,11 +875,12 @@ def mamba_block(input: torch.Tensor, # (B, T, z | x B C | dt) of `in_proj`
                ) -> torch.Tensor: # (B, T, inner)
     "Convolution, scan, gate and norm of Mamba-2, in C."
     given = [t.float().contiguous() for t in (input, conv, bias, dt_bias, A, D, norm)]
+    if S is not None and not S.is_contiguous(): raise ValueError("S is changed in place: give it contiguous")
     if torch.is_grad_enabled() and S is None: return mamba_op(*given, docs, P, N, eps)[0]
     names = "input conv bias dt_bias A D norm".split()
     made = forward_buffers(given[0], len(A), P, N, keep=False)
     before = dict(docs=docs, S=S, past=None if past is None else past.float().contiguous())
-    run_scan_job("mamba_forward", (len(A), P, N, len(conv)), eps, dict(zip(names, given)) | before | made)
+    run_scan("mamba_forward", eps, P, N, dict(zip(names, given)) | before | made)
     return made["out"]
 
 # %% ../../nbs/engine/3_fused.ipynb #33ec17e2
@@ -1037,14 +1042,10 @@ class Heads(ctypes.Structure):
 
 # %% ../../nbs/engine/3_fused.ipynb #7f1faa8c
 def run_heads(name: str, # attention_forward or attention_backward
-              qkv: torch.Tensor, # (B, T, 3, H, D)
-              cosine: torch.Tensor, **tensors): # (T, D/2) or (B, T, D/2); field -> tensor, or None
-    "Call C with `Heads`; raises `MemoryError`."
-    B, T, _, H, D = qkv.shape
-    job = Heads(B, T, H, D, torch.get_num_threads(), T*D//2 if cosine.dim() > 2 else 0)
-    tensors = {field: t if t is None else t.contiguous() for field, t in (tensors | dict(qkv=qkv, cosine=cosine)).items()}
-    for field, t in tensors.items(): setattr(job, field, None if t is None else t.data_ptr())
-    if getattr(fused_library(qkv.dtype), name)(ctypes.byref(job)): raise MemoryError("no memory for attention")
+              tensors: dict): # field -> tensor, or None
+    "Call C with `Heads`."
+    (B, T, _, H, D), of_a_row = tensors["qkv"].shape, tensors["cosine"].dim() > 2 # angles of each row, or of all
+    run_job(name, Heads, tensors["qkv"].dtype, dict(B=B, T=T, H=H, D=D, apart=T*D//2 * of_a_row), tensors)
 
 # %% ../../nbs/engine/3_fused.ipynb #04176911
 def fake_attention(qkv, cosine, sine, docs):
@@ -1059,23 +1060,22 @@ def attention_op(qkv: torch.Tensor, # (B, T, 3, H, D), contiguous as the rest
                 ) -> tuple[torch.Tensor, torch.Tensor]: # (B, T, H, D), and the rows' log sums (B, H, T)
     "Rotary positions and causal attention within documents, in C."
     out, sums = fake_attention(qkv, cosine, sine, docs)
-    run_heads("attention_forward", qkv, cosine, sine=sine, docs=docs, out=out, sums=sums)
+    run_heads("attention_forward", dict(qkv=qkv, cosine=cosine, sine=sine, docs=docs, out=out, sums=sums))
     return out, sums
 
 # %% ../../nbs/engine/3_fused.ipynb #624de4c1
-@operator("attention_back", lambda dout, qkv, *rest: torch.empty_like(qkv))
+@operator("attention_back", lambda dout, qkv, *rest: qkv.new_empty(qkv.shape))
 def attention_back(dout: torch.Tensor, qkv: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor,
                    docs: torch.Tensor | None, out: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
     "Gradient of `qkv`."
-    dqkv, dout = torch.empty_like(qkv), dout.contiguous()
-    tensors = dict(sine=sine, docs=docs, out=out, sums=sums, dout=dout, dqkv=dqkv)
-    run_heads("attention_backward", qkv, cosine, **tensors)
+    dqkv = qkv.new_empty(qkv.shape)
+    given = dict(qkv=qkv, cosine=cosine, sine=sine, docs=docs, out=out, sums=sums)
+    run_heads("attention_backward", given | dict(dout=dout, dqkv=dqkv))
     return dqkv
 
 # %% ../../nbs/engine/3_fused.ipynb #d5822d9d
-def keep_attention(ctx, inputs, output): ctx.save_for_backward(*inputs, *output)
-def attention_gradient(ctx, dout, _): return attention_back(dout, *ctx.saved_tensors), None, None, None
-attention_op.register_autograd(attention_gradient, setup_context=keep_attention)
+attention_op.register_autograd(lambda ctx, dout, _: (attention_back(dout, *ctx.saved_tensors), None, None, None),
+                               setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs, *output))
 
 # %% ../../nbs/engine/3_fused.ipynb #3542bb9f
 def fits_attention(x: torch.Tensor, # what qkv made

@@ -8,7 +8,7 @@ __all__ = ['ALIKE', 'PARTS', 'item_texts', 'links', 'copy_groups', 'hold_out']
 # %% ../../nbs/instructions/1_sets.ipynb #ed3d59ad
 import hashlib
 import numpy as np
-from ..text.copies import MIN_WORDS, near_duplicates, word_hashes
+from ..text.copies import MIN_WORDS, join_texts, near_duplicates, word_hashes
 
 # %% ../../nbs/instructions/1_sets.ipynb #fd41c07a
 def item_texts(e: dict) -> tuple[str, str, str]: # asked, input, answer
@@ -24,11 +24,7 @@ def links(texts: list[str], least: float) -> list[tuple[int, int]]:
     "Pairs of texts with at least this share of words in common; of a few words, all of them in any order."
     words = [word_hashes(t) for t in texts]
     words = [np.sort(w) if len(w) < MIN_WORDS else w for w in words]
-    there = [i for i, w in enumerate(words) if len(w)]
-    if not there: return []
-    starts = np.concatenate([[0], np.cumsum([len(words[i]) for i in there])])
-    found = near_duplicates(np.concatenate([words[i] for i in there]), starts, least)
-    return [(there[a], there[b]) for a, b, _ in found]
+    return [(a, b) for a, b, _ in near_duplicates(*join_texts(words), least)]
 
 # %% ../../nbs/instructions/1_sets.ipynb #e13045b8
 ALIKE = .6 # share of words

@@ -6,7 +6,7 @@
 __all__ = ['INTRAWORD', 'WORD', 'MULTIPLIER', 'LONG', 'PIECE', 'SHINGLE', 'ROWS', 'BANDS', 'AGREE', 'MIN_WORDS', 'PERMUTATIONS',
            'MAX_CANDIDATES', 'MAX_BUCKET', 'OVERLAP_WORDS', 'SENTENCE_END', 'word_hashes', 'mix_bits', 'ngram_hashes',
            'similarity', 'numbered', 'longest_rising', 'cut_places', 'cut_alike', 'grams_of_each', 'band_keys',
-           'parallel_band_keys', 'text_hash', 'exact_duplicates', 'repeated', 'Buckets', 'closest_text',
+           'parallel_band_keys', 'join_texts', 'text_hash', 'exact_duplicates', 'repeated', 'Buckets', 'closest_text',
            'similar_texts', 'near_duplicates', 'HeldOut', 'overlap_mask', 'drop_overlaps', 'cut_overlaps']
 
 # %% ../../nbs/text/2_copies.ipynb #a819b5ed
@@ -140,6 +140,12 @@ def parallel_band_keys(words: np.ndarray, # (all words,) uint32, may be a memory
         return band_keys(np.concatenate([words[starts[t]:starts[t + 1]] for t in chunk]), lengths[chunk])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.concatenate(list(pool.map(keys_of, np.split(texts, cuts))), axis=1)
+
+# %% ../../nbs/text/2_copies.ipynb #bc39343d
+def join_texts(texts: list[np.ndarray], # words of each, uint32
+              ) -> tuple[np.ndarray, np.ndarray]: # all words, and (texts + 1,) where each text begins, and the end
+    "Many texts as one array, as the functions from here on take them."
+    return np.concatenate([np.empty(0, np.uint32), *texts]), np.cumsum([0, *map(len, texts)])
 
 # %% ../../nbs/text/2_copies.ipynb #12edbdaf
 def text_hash(words: np.ndarray) -> int: # 64 bits

@@ -7,8 +7,8 @@ __all__ = ['NAMES', 'ROLES', 'SEPARATORS', 'EXAMPLE_FORMATS', 'parse_columns', '
            'read_message', 'turns_of', 'from_cell', 'messages_of', 'one_answer', 'number_text', 'raw_turns', 'phase_of',
            'parse_row', 'turns_in', 'question_of', 'decode_file', 'read_text', 'table_rows', 'checked_rows',
            'array_rows', 'has_lines', 'is_utf16', 'json_rows', 'parquet_rows', 'hub_rows', 'why_not_read',
-           'example_files', 'open_rows', 'Examples', 'Account', 'default_phase', 'account_rows', 'read_place',
-           'check_read', 'read_examples', 'reading_lines']
+           'example_files', 'open_rows', 'Examples', 'column_names', 'lacking_column', 'check_columns', 'Account',
+           'default_phase', 'account_rows', 'read_place', 'read_places', 'read_examples', 'reading_lines']
 
 # %% ../../nbs/text/10_examples.ipynb #ad5d9f8b
 import csv, io, itertools, json, re
@@ -295,11 +295,31 @@ def open_rows(place: Path | str, # a file, or the name of a data set of the hub
 
 # %% ../../nbs/text/10_examples.ipynb #21cb4d3a
 class Examples(list):
-    "Examples, and in `files` what was read of each file, in `left` the files that were not read."
-    def __init__(self, examples=(), files=(), left=()):
+    "Examples; in `files` what was read of each file, in `left` the files that were not read, in `columns` those of each."
+    def __init__(self, examples=(), files=(), left=(), columns=()):
         super().__init__(examples)
-        self.files, self.left = list(files), dict(left)
-    def __add__(self, other): return Examples([*self, *other], self.files + other.files, self.left | other.left)
+        self.files, self.left, self.columns = list(files), dict(left), dict(columns)
+    def __add__(self, other):
+        both = self.files + other.files, self.left | other.left, self.columns | other.columns
+        return Examples([*self, *other], *both)
+
+# %% ../../nbs/text/10_examples.ipynb #9222e61d
+def column_names(columns) -> str: # of a file
+    "The first twenty."
+    return ", ".join(list(map(str, columns))[:20])
+
+def lacking_column(files: list, # columns of each
+                   asked: dict[str, str]) -> str | None: # of `parse_columns`
+    "A column that is asked for and that no file has."
+    there = list(filter(None, files))
+    return next((c for c in asked.values() if there and not any(find_column(c, names) for names in there)), None)
+
+def check_columns(read: Examples, asked: dict[str, str]):
+    "Refuse a column that nothing has; raises `UserError`."
+    if not (lacking := lacking_column(list(read.columns.values()), asked)): return
+    place, *others = read.columns
+    more = f" nor in {len(others)} more" if others else ""
+    raise UserError(f"no column {lacking} in {readable(place)}{more}; its columns are {column_names(read.columns[place])}")
 
 # %% ../../nbs/text/10_examples.ipynb #73f17fdc
 class Account:
@@ -316,22 +336,15 @@ class Account:
         self.columns |= dict.fromkeys(row)
         self.filled |= {name for name in at.values() if as_text(row[name]).strip()}
         if as_text(row.get(at.get("license"))): self.licenses.add(as_text(row[at["license"]]))
-    def names(self) -> str:
-        "The columns of the file, twenty at most."
-        return ", ".join(list(map(str, self.columns))[:20])
-    def check_columns(self, asked: dict[str, str]):
-        "Refuse a column that no row has; raises `UserError`."
-        lacking = next((c for c in asked.values() if self.columns and not find_column(c, self.columns)), None)
-        if lacking is None: return
-        raise UserError(f"no column {lacking} in {readable(self.place)}; its columns are {self.names()}")
-    def way_out(self) -> str: # empty: there is no column
+    def way_out(self, asked: dict[str, str]) -> str: # empty: there is no column
         "What to do about a file without one good row."
-        at = self.used
+        at, lacking = self.used, lacking_column([self.columns], asked)
+        if lacking: return f"; no column {lacking}: its columns are {column_names(self.columns)}"
         if "messages" in at or {"instruction", "output"} <= at.keys():
             empty = [at[f] for f in ("instruction", "output") if f in at and at[f] not in self.filled]
             return "".join(f"; {column} is empty in every row" for column in empty)
         way_out = 'name yours, as columns="instruction=question,output=reply"'
-        return f"; its columns are {self.names()}: {way_out}" if self.columns else ""
+        return f"; its columns are {column_names(self.columns)}: {way_out}" if self.columns else ""
     def line(self, examples: int) -> dict:
         "What is said of the file."
         used = {k: v for k, v in self.used.items() if k != "license"}
@@ -367,35 +380,35 @@ def read_place(place: Path | str, # a file, or the name of a data set of the hub
     found = list(keep_good(account_rows(rows, account, asked), aside))
     foreign = account.columns and not {"instruction", "output", "messages"} & set(account.used)
     if not found and not alone and foreign:
-        return Examples(left={place: f"no columns of examples: {account.names()}"})
-    if alone: account.check_columns(asked)
+        return Examples(left={place: f"no columns of examples: {column_names(account.columns)}"})
     quarantine.extend(aside)
-    if found: return Examples(found, [account.line(len(found))])
-    raise UserError(f"{readable(place)}: not one good line ({aside.counts or 'it is empty'}){account.way_out()}")
+    if found: return Examples(found, [account.line(len(found))], columns={place: list(account.columns)})
+    why = aside.counts or "it is empty"
+    raise UserError(f"{readable(place)}: not one good line ({why}){account.way_out(asked)}")
 
 # %% ../../nbs/text/10_examples.ipynb #dc5167ef
-def check_read(read: Examples, asked: dict[str, str]):
-    "Refuse a column that no file of a folder has; raises `UserError`."
-    used = {plain_name(column.split("=")[-1]) for file in read.files for column in file["columns"].split(", ")}
-    lacking = [column for column in asked.values() if read.files and plain_name(column) not in used]
-    if lacking: raise UserError(f"no column {lacking[0]} in any file; the columns read are {', '.join(sorted(used))}")
-
-def read_examples(paths, # a file, a folder, the name of a data set of the hub, or a list of them
-                  quarantine: Quarantine, # takes what could not be used
-                  columns: str="", # of `parse_columns`
-                  alone: bool=True, # nothing but this was given: it has the columns that are asked for
-                 ) -> Examples: # of instruction, input, output, task, and perhaps earlier and phase
+def read_places(paths, # a file, a folder, the name of a data set of the hub, or a list of them
+                quarantine: Quarantine, # takes what could not be used
+                asked: dict[str, str]={}, # of `parse_columns`
+               ) -> Examples: # of instruction, input, output, task, and perhaps earlier and phase
     "Instruction examples of every kind of file; a task that is not named is the file's. Raises `UserError`."
     if isinstance(paths, (list, tuple)):
-        return sum((read_examples(path, quarantine, columns, len(paths) == 1) for path in paths), Examples())
-    asked = parse_columns(columns)
+        return sum((read_places(path, quarantine, asked) for path in paths), Examples())
     if is_hub_name(str(paths)) and not resolve(paths).exists():
         return read_place(str(paths), quarantine, asked)
     files, left = example_files(paths)
-    found = sum((read_place(file, quarantine, asked, alone and len(files) == 1) for file in files), Examples(left=left))
-    if alone and len(files) > 1: check_read(found, asked)
+    found = sum((read_place(file, quarantine, asked, len(files) == 1) for file in files), Examples(left=left))
     if found: return found
     raise UserError(f"{readable(resolve(paths))}: holds no examples; {next(iter(found.left.values()))}")
+
+def read_examples(paths, quarantine: Quarantine, # as of `read_places`
+                  columns: str="", # of `parse_columns`
+                 ) -> Examples:
+    "`read_places`, where each column that is asked for is in one of them; raises `UserError`."
+    asked = parse_columns(columns)
+    found = read_places(paths, quarantine, asked)
+    check_columns(found, asked)
+    return found
 
 # %% ../../nbs/text/10_examples.ipynb #2da8f03f
 def reading_lines(read: Examples) -> list[str]:

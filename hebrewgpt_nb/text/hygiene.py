@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import median
 import numpy as np
 from .clean import clean_text
-from .copies import MIN_WORDS, HeldOut, near_duplicates, ngram_hashes
+from .copies import MIN_WORDS, HeldOut, join_texts, near_duplicates, ngram_hashes
 from .copies import similarity, text_hash, word_hashes
 from .examples import question_of, turns_in
 
@@ -75,8 +75,7 @@ def find_copies(examples: list[dict]) -> dict[int, str]: # number of a copy -> w
         key = (asked_text(e), answered_text(e))
         if first.setdefault(key, n) != n: found[n] = "a copy of another"
     words = [word_hashes(f"{question_of(e)}\n{answered_text(e)}") for e in examples] # without a task's own words
-    starts = np.cumsum([0, *map(len, words)])
-    near = near_duplicates(np.concatenate(words), starts, threshold=SAME_ANSWER) if len(words) else []
+    near = near_duplicates(*join_texts(words), threshold=SAME_ANSWER)
     return {n: "nearly a copy of another" for n, of, _ in near if are_copies(examples[n], examples[of])} | found
 
 # %% ../../nbs/text/11_hygiene.ipynb #c0692f25
@@ -87,8 +86,8 @@ def overlapping(texts, # of examples: str
     "The texts that share words with what is held out, other than a form's."
     texts, found = list(dict.fromkeys(texts)), set()
     each, often = [word_hashes(text) for text in texts], min(COMMON, max(2, len(texts) // 10))
-    words = np.concatenate([np.zeros(0, np.uint32), *each])
-    owner = np.repeat(np.arange(len(texts)), list(map(len, each))) # of each word, its text
+    words, starts = join_texts(each)
+    owner = np.repeat(np.arange(len(texts)), np.diff(starts)) # of each word, its text
     for n, known in held.grams.items():
         grams, first, last = ngram_hashes(words, n), owner[:max(0, len(owner) - n + 1)], owner[n - 1:]
         shared = (first == last) & np.isin(grams, known)
