@@ -9,10 +9,10 @@ __all__ = ['Order', 'Method', 'EIGHTHS', 'SHORT', 'WINDOW', 'TARGETS', 'MAMBA_TA
            'adapted_modules', 'expected_modules', 'add_lora', 'halve_frozen', 'kept_by_block', 'tuning_memory',
            'estimate_tuning', 'Phase', 'usable_examples', 'keep_apart', 'plan_phases', 'left_out_text', 'plan_notes',
            'find_evaluations', 'prepare_examples', 'deal', 'arrange', 'answer_validator', 'count_steps', 'tune_phase',
-           'base_sha', 'checkpoint_key', 'load_base', 'prepare', 'toy_parameters', 'base_bundle', 'example_files',
-           'licences_of', 'adapter_card', 'MadeFor', 'save_adapter', 'load_adapted', 'save_tuned', 'shown_path',
-           'adapter_lines', 'ways_on', 'held_out_losses', 'tune_phases', 'figures', 'tune', 'earlier_phases', 'sft',
-           'score_and_answer', 'verdict', 'compare_row', 'compare_groups', 'answer_text']
+           'base_sha', 'checkpoint_key', 'load_base', 'prepare', 'toy_parameters', 'base_bundle', 'licences_of',
+           'adapter_card', 'MadeFor', 'save_adapter', 'load_adapted', 'save_tuned', 'shown_path', 'adapter_lines',
+           'ways_on', 'held_out_losses', 'tune_phases', 'figures', 'tune', 'earlier_phases', 'sft', 'score_and_answer',
+           'verdict', 'compare_row', 'compare_groups', 'answer_text']
 
 # %% ../nbs/05_sft.ipynb #bc5ab478
 import hashlib, json, math, random, shlex
@@ -436,7 +436,7 @@ def tune_phase(net: HebrewGPT, # what learns in it is tuned
     return dict(phase=number, **phase.counts(), steps=t.step, epochs=epochs, stopped_early=t.stopped, val_loss=t.best)
 
 # %% ../nbs/05_sft.ipynb #5b356101
-NOT_IN_KEY = ("run", "base", "data", "phase1", "phase2", "columns", "split", # of the inputs, the checksums count
+NOT_IN_KEY = ("run", "licences", "base", "data", "phase1", "phase2", "columns", "split", # of the inputs, the checksums count
               "device", "save_every")
 
 def base_sha(base: str | Path) -> str:
@@ -489,11 +489,7 @@ def base_bundle(p: SimpleNamespace, # parameters of the stage
     return f"{p.run}/base", run/"base"
 
 # %% ../nbs/05_sft.ipynb #82bac243
-def example_files(p: SimpleNamespace) -> list[dict]: # parameters of the stage -> as of `Examples.files`
-    "The files that the examples come from."
-    return read_all(p.data, p.phase1, p.phase2, Quarantine(), p.columns).files
-
-def licences_of(files: list[dict]) -> list[str]:
+def licences_of(files: list[dict]) -> list[str]: # as of `Examples.files`
     "The licences that examples name."
     return sorted({name for file in files for name in file["licenses"]})
 
@@ -522,19 +518,18 @@ tags: [lora]
 """
 
 # %% ../nbs/05_sft.ipynb #13891b5b
-def adapter_card(p: SimpleNamespace, # parameters of the stage
+def adapter_card(p: SimpleNamespace, # parameters of the stage, and `licences` of its examples
                  base: str, sha: str, # its name, the checksum of its weights
                  report: list[dict]) -> str: # Markdown
     "The card of an adapter."
-    licences = licences_of(example_files(p))
     data = ", ".join(filter(None, (p.data, p.phase1, p.phase2))) or "the sample of the workbench"
     phases = "; ".join(f"{r['phase']}: {r['train examples']} examples, {r['steps']} steps, "
                        f"{r['val_loss']:.3f} nats a token in validation" for r in report)
     recipe = {name: getattr(p, name) for name in ("method", "rank", "lr", "batch_tokens", "seed")}
     return CARD.format(base=json.dumps(str(base), ensure_ascii=False), data=data, phases=phases or "none", **recipe,
                        base_sha=sha, alpha=2 * p.rank, targets=", ".join(TARGETS + MAMBA_TARGETS * p.mamba),
-                       licences=", ".join(licences) or "not named",
-                       license=licences[0] if len(licences) == 1 else "other" if licences else "unknown")
+                       licences=", ".join(p.licences) or "not named",
+                       license=p.licences[0] if len(p.licences) == 1 else "other" if p.licences else "unknown")
 
 # %% ../nbs/05_sft.ipynb #42cfe25f
 class MadeFor(TypedDict):
@@ -644,7 +639,8 @@ def tune(p: SimpleNamespace) -> dict: # parameters of the stage -> its result
     model, tok = load_base(place, p)
     planned = plan_phases(found.phases, tok, p.context)
     phases = arrange(planned, p.order, p.replay, p.seed)
-    p = SimpleNamespace(**vars(p) | dict(run=run)) # from here on, what is written
+    licences = licences_of(account["files"])
+    p = SimpleNamespace(**vars(p) | dict(run=run, licences=licences)) # from here on, what is written
     notes = plan_notes(found.phases, planned)
     for line in notes: print(f"sft: {line}")
     write_records(run/"quarantine.jsonl", aside)

@@ -12,7 +12,9 @@ from hebrewgpt_nb.data import prepare_data
 from hebrewgpt_nb.generate import generate
 from hebrewgpt_nb.jobs import STAGES, read_chain
 from hebrewgpt_nb.release import export_hf
-from hebrewgpt_nb.sft import add_lora, base_sha, save_adapter
+from hebrewgpt_nb.sft import add_lora, base_sha, licences_of, save_adapter
+from hebrewgpt_nb.text.examples import read_examples
+from hebrewgpt_nb.text.records import Quarantine
 from hebrewgpt_nb.text.prefixes import Prefixes, save_prefixes
 from hebrewgpt_nb.text.records import write_records
 from hebrewgpt_nb.text.shards import Shards
@@ -245,7 +247,7 @@ WRITERS = { # name -> a function of a folder, a model and its tokenizer, that wr
     "export": lambda d, model, tok: export_hf(model, tok, d/"a"),
     "tokenizer": lambda d, model, tok: train_tokenizer([r["text"][:99] for r in NOISE], d/"a.model", vocab_size=600, kind="plain"),
     "prefixes": lambda d, model, tok: save_prefixes(Prefixes([r["text"] for r in NOISE], np.zeros(1), np.zeros(1)), d/"a.npz"),
-    "adapter": lambda d, model, tok: save_adapter(add_lora(model, 16), SimpleNamespace(run=str(d), data="", phase1="", phase2="", columns="", method="lora", rank=16, mamba=False, lr=1., batch_tokens=1, seed=0), "base", "0" * 64, []),
+    "adapter": lambda d, model, tok: save_adapter(add_lora(model, 16), SimpleNamespace(run=str(d), data="", phase1="", phase2="", licences=[], method="lora", rank=16, mamba=False, lr=1., batch_tokens=1, seed=0), "base", "0" * 64, []),
 }
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -434,7 +436,7 @@ def test_an_adapter_folder_says_what_it_belongs_to(tok, tmp_path):
     with torch.no_grad(): [p.normal_(std=.1) for p in adapted.parameters() if p.requires_grad]
     mine = write_atomic(tmp_path/"mine.jsonl", json.dumps(dict(instruction="מה?", output="כן", license="CC0-1.0")) + "\n")
     report = [{"phase": 1, "train examples": 7, "steps": 3, "val_loss": 1.25}]
-    save_adapter(adapted, SimpleNamespace(run=str(tmp_path/"run"), data=str(mine), phase1="", phase2="", columns="", method="lora", rank=4, mamba=False, lr=.005, batch_tokens=64, seed=0), str(base), base_sha(base), report)
+    save_adapter(adapted, SimpleNamespace(run=str(tmp_path/"run"), data=str(mine), phase1="", phase2="", licences=licences_of(read_examples(mine, Quarantine()).files), method="lora", rank=4, mamba=False, lr=.005, batch_tokens=64, seed=0), str(base), base_sha(base), report)
     card = (tmp_path/"run"/"adapter"/"README.md").read_text(encoding="utf8")
     assert "More Information Needed" not in card and sha256_file(base/"model.safetensors") in card
     head = yaml.safe_load(card.split("---")[1])
