@@ -28,6 +28,7 @@ STAGES = { # notebook -> the stage at its end; other notebooks only teach
     "09_bench": "bench.bench",
     "studies/4_tokenizers": "studies.tokenizers.compare_tokenizers",
     "studies/7_tuning": "studies.tuning.compare_tuning",
+    "studies/9_mini": "studies.mini.gather",
 }
 
 # %% ../nbs/10_jobs.ipynb #d4792eef
