@@ -6,7 +6,8 @@
 __all__ = ['LEAST_PAIRS', 'TASKS', 'take_evenly', 'find_choices', 'read_valid', 'by_source', 'first_words', 'Inputs',
            'TaskResult', 'Task', 'no_tick', 'source_metrics', 'token_metrics', 'text_metrics', 'with_skipped',
            'answer_metrics', 'repetition', 'continuation_metrics', 'reply_to', 'reply_metrics', 'accuracy_metrics',
-           'choice_metrics', 'prefer_right', 'pair_share', 'pair_metrics', 'count_items', 'headlines', 'measure']
+           'choice_metrics', 'prefer_right', 'pair_share', 'pair_metrics', 'count_items', 'headlines', 'run_task',
+           'measure']
 
 # %% ../nbs/evaluation/2_tasks.ipynb #c8de9d0a
 import itertools, math
@@ -21,7 +22,7 @@ from .text.clean import clean_text
 from .text.examples import parse_row
 from .text.records import Quarantine, read_checked, read_records, source_files
 from .grading import accuracy_by_group, answer_choices, complete, format_fault
-from .grading import make_metric, mean_metric, read_choices
+from .grading import NotMeasured, make_metric, mean_metric, read_choices
 from .grammar.pairs import Pair, minimal_pairs
 from .metrics import Scores, choice_scores, repetition_rate, score_answers, score_texts
 from .tokenizer import encode_prompt
@@ -82,6 +83,7 @@ class Inputs:
     max_new_tokens: int = 60 # tokens of each
     seed: int = 0 # of the continuations
     context: int = 0 # tokens a window; 0: the model's own
+    tests: str = "" # folder of the files of more tasks; empty: the small ones that come with the package
     quarantine: Quarantine = field(default_factory=Quarantine) # takes the bad lines
     @cached_property
     def texts(self) -> list[dict]: return read_valid(self.data, self.quarantine) # source, text
@@ -265,23 +267,29 @@ TASKS = [
 ]
 
 # %% ../nbs/evaluation/2_tasks.ipynb #d366f1d9
-def count_items(inputs: Inputs) -> int:
+def count_items(inputs: Inputs, tasks: list[Task]=TASKS) -> int:
     "Units of progress that measuring one model takes; reads all inputs."
-    return sum(len(task.read(inputs)) for task in TASKS)
+    return sum(len(task.read(inputs)) for task in tasks)
 
-def headlines() -> list[str]:
+def headlines(tasks: list[Task]=TASKS) -> list[str]:
     "The metrics that stand for all."
-    return [name for task in TASKS for name in task.headlines]
+    return [name for task in tasks for name in task.headlines]
 
 # %% ../nbs/evaluation/2_tasks.ipynb #919f4c1e
+def run_task(task: Task, model, tok, items: list, inputs: Inputs, tick=no_tick) -> TaskResult:
+    "Measure a model on a task; of one that it cannot be measured on, why."
+    try: return task.run(model, tok, items, inputs, tick)
+    except NotMeasured as e: return TaskResult({}, left_out={task.name: str(e)})
+
+# %% ../nbs/evaluation/2_tasks.ipynb #ab2f6dfb
 def measure(model, tok, inputs: Inputs, tick=no_tick, # called with units of `count_items`
-           ) -> dict: # context, metrics, answers, faults, left_out, bad_lines
+            tasks: list[Task]=TASKS) -> dict: # context, metrics, answers, faults, left_out, bad_lines
     "Every metric of one model."
     report = dict(context=inputs.context or model.cfg.context, metrics={}, answers=[], faults={}, left_out={})
-    for task in TASKS:
+    for task in tasks:
         items = task.read(inputs)
         if not items: continue
-        result = task.run(model, tok, items, inputs, tick)
+        result = run_task(task, model, tok, items, inputs, tick)
         report["metrics"] |= result.metrics
         report["left_out"] |= result.left_out
         report |= result.details
