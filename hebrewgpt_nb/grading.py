@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['HEADING', 'Prompt', 'BATCH', 'standard_error', 'make_metric', 'tally_metric', 'mean_metric', 'is_text',
-           'parse_question', 'read_choices', 'choice_prompt', 'best_choice', 'answer_choices', 'group_accuracy',
-           'accuracy_by_group', 'choice_accuracy', 'Completion', 'finish_reason', 'complete', 'hebrew_share',
-           'is_hebrew', 'format_fault', 'NotMeasured', 'prompt_ids', 'score_requests', 'request_piece', 'score_bundled',
-           'write_texts', 'complete_batch', 'write_bundled']
+           'parse_question', 'read_choices', 'ask_choice', 'choice_prompt', 'best_choice', 'grade_choice',
+           'answer_choices', 'group_accuracy', 'accuracy_by_group', 'choice_accuracy', 'Completion', 'finish_reason',
+           'complete', 'hebrew_share', 'is_hebrew', 'format_fault', 'NotMeasured', 'prompt_ids', 'score_requests',
+           'request_piece', 'score_bundled', 'write_texts', 'complete_batch', 'write_bundled']
 
 # %% ../nbs/evaluation/1_grading.ipynb #c3669e2a
 import math, re
 from dataclasses import asdict, dataclass
 from functools import singledispatch
+from itertools import islice
 from pathlib import Path
 import torch
 from .core import UserError
@@ -84,10 +85,14 @@ def read_choices(path: str | Path, # JSON lines: id, question, choices, answer_i
     return read_checked(path, parse_question, quarantine)
 
 # %% ../nbs/evaluation/1_grading.ipynb #089a15f6
-def choice_prompt(tok, question: dict) -> list[int]:
-    "Ids of the prompt that asks `question`."
+def ask_choice(question: dict) -> dict: # instruction, input
+    "The prompt that asks `question`."
     lines = [question["question"], *letter_choices(question["choices"])]
-    return encode_prompt(tok, CHOICE_INSTRUCTION, "\n".join(lines))
+    return dict(instruction=CHOICE_INSTRUCTION, input="\n".join(lines))
+
+def choice_prompt(tok, question: dict) -> list[int]:
+    "Its ids."
+    return encode_prompt(tok, **ask_choice(question))
 
 # %% ../nbs/evaluation/1_grading.ipynb #752c8435
 def best_choice(scores: list[Scores], by: str) -> int:
@@ -95,20 +100,24 @@ def best_choice(scores: list[Scores], by: str) -> int:
     return min(range(len(scores)), key=lambda i: getattr(scores[i], by))
 
 # %% ../nbs/evaluation/1_grading.ipynb #c5914520
+def grade_choice(q: dict, scores: list[Scores], # of n answers, then of n texts
+                ) -> dict: # id, group, chance, answer and text (1 if right), answered, gold
+    "What the model chose, by both readings."
+    n, right = len(q["choices"]), q["answer_index"]
+    answer, text = best_choice(scores[:n], "nats"), best_choice(scores[n:], "bits_per_byte")
+    return dict(id=q["question"], group=q["group"], chance=1 / n, answer=int(answer == right), text=int(text == right),
+                answered=letter_choices(q["choices"])[answer], gold=letter_choices(q["choices"])[right])
+
 def answer_choices(model, tok, questions: list[dict], # from `read_choices`
-                   tick=lambda n: None, # called with 1 after each question
-                  ) -> list[dict]: # group, chance, answer and text (1 if right); none for a question too long
+                   tick=lambda n: None, # called with the number of questions done
+                  ) -> list[dict]: # as of `grade_choice`; none for a question too long
     "Let the model choose."
-    graded = []
-    for q in questions:
-        tick(1)
-        prompt, answers, n = choice_prompt(tok, q), letter_choices(q["choices"]), len(q["choices"])
-        if len(prompt) + max(map(len, tok.encode(answers))) > model.cfg.context: continue
-        scores = choice_scores(model, tok, prompt, answers + q["choices"]) # of n answers, then of n texts
-        answer = best_choice(scores[:n], "nats") == q["answer_index"]
-        text = best_choice(scores[n:], "bits_per_byte") == q["answer_index"]
-        graded.append(dict(group=q["group"], chance=1 / n, answer=int(answer), text=int(text)))
-    return graded
+    each = [[*letter_choices(q["choices"]), *q["choices"]] for q in questions]
+    requests = [(ask_choice(q), text) for q, texts in zip(questions, each) for text in texts]
+    scored = iter(score_requests(model, tok, requests))
+    found = [list(islice(scored, len(texts))) for texts in each]
+    tick(len(questions))
+    return [grade_choice(q, scores) for q, scores in zip(questions, found) if None not in scores]
 
 # %% ../nbs/evaluation/1_grading.ipynb #4fc668dd
 def group_accuracy(graded: list[dict], # of `answer_choices`
@@ -196,7 +205,7 @@ class NotMeasured(UserError):
 def prompt_ids(tok, prompt: Prompt) -> list[int]:
     "A prompt as ids of this project's models."
     if isinstance(prompt, str): return [tok.bos_id, *tok.encode(prompt)]
-    return encode_prompt(tok, prompt["instruction"], prompt.get("input", ""))
+    return encode_prompt(tok, prompt["instruction"], prompt.get("input", ""), prompt.get("earlier", ()))
 
 # %% ../nbs/evaluation/1_grading.ipynb #e481d94d
 @singledispatch

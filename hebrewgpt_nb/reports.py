@@ -160,8 +160,8 @@ def cell_of(m: dict, verdict: str) -> dict: # value, low, high, n, verdict
 def side_by_side(reports: list[dict]) -> list[dict]: # metric, unit, better, and cells: name -> as of `cell_of`
     "Every metric that one of the reports has; the first report is what the others are compared with."
     rows, first = {}, reports[0]["metrics"]
-    for name, report in zip(column_names(reports), reports):
-        measured = report is not reports[0] and not is_published(report)
+    for n, (name, report) in enumerate(zip(column_names(reports), reports)):
+        measured = n > 0 and not is_published(report)
         for metric, m in report["metrics"].items():
             row = rows.setdefault(metric, dict(metric=metric, cells={}))
             if not is_published(report): row |= dict(unit=m["unit"], better=m["better"])

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Scored', 'LEAST_PAIRS', 'TASKS', 'take_evenly', 'find_choices', 'read_valid', 'by_source', 'first_words', 'Inputs',
            'TaskResult', 'Task', 'no_tick', 'text_ids', 'bits_and_bytes', 'source_metrics', 'token_metrics',
-           'text_metrics', 'with_skipped', 'answer_metrics', 'repetition', 'continuation_metrics', 'reply_to',
-           'reply_metrics', 'accuracy_metrics', 'choice_metrics', 'prefer_right', 'pair_share', 'pair_metrics',
-           'count_items', 'headlines', 'run_task', 'measure']
+           'text_metrics', 'with_skipped', 'answer_metrics', 'repetition', 'continuation_metrics', 'grade_reply',
+           'shown_answer', 'reply_metrics', 'accuracy_metrics', 'choice_metrics', 'prefer_right', 'fits', 'pair_share',
+           'pair_metrics', 'count_items', 'headlines', 'run_task', 'measure']
 
 # %% ../nbs/evaluation/2_tasks.ipynb #c8de9d0a
-import itertools, math
+import itertools, math, time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,12 +21,11 @@ from .core import UserError, find_input, sample_dir
 from .text.clean import clean_text
 from .text.examples import parse_row
 from .text.records import Quarantine, read_checked, read_records, source_files
-from .grading import accuracy_by_group, answer_choices, complete, format_fault
+from .grading import Completion, answer_choices, complete, format_fault, score_requests, write_texts
 from .grading import NotMeasured, make_metric, mean_metric, read_choices, tally_metric
 from .grammar.pairs import Pair, minimal_pairs
 from .intervals import Tally
-from .metrics import Scores, choice_scores, repetition_rate, score_each_text, score_examples
-from .tokenizer import encode_prompt
+from .metrics import Scores, repetition_rate, score_each_text, score_examples
 
 # %% ../nbs/evaluation/2_tasks.ipynb #64d7d10f
 from .core import introduce
@@ -148,7 +147,8 @@ def token_metrics(scored: Scored) -> dict: # name -> metric
     each, ids = list(itertools.chain.from_iterable(scored.values())), text_ids(scored)
     total = sum(each, Scores())
     n, words = dict(texts=total.texts, tokens=total.tokens), dict(texts=total.texts, words=total.words)
-    def tally(top, whole, of="ratio"): return Tally(ids, tuple((getattr(s, top), getattr(s, whole)) for s in each), of=of)
+    def tally(top, whole, of="ratio"):
+        return Tally(ids, tuple((getattr(s, top), getattr(s, whole)) for s in each), of=of)
     by_token, by_word = (tally("nats", unit, "perplexity") for unit in ("tokens", "words"))
     metrics = {"perplexity": tally_metric(by_token, "per token", "lower", n),
                "perplexity by word": tally_metric(by_word, "per word", "lower", words)}
@@ -196,6 +196,7 @@ def repetition(texts: list[str]) -> dict: # a metric
 # %% ../nbs/evaluation/2_tasks.ipynb #36e871de
 def continuation_metrics(model, tok, prompts: list[str], inputs: Inputs, tick=no_tick) -> TaskResult:
     "Go on writing texts, and count repetitions."
+    if not hasattr(model, "make_cache"): raise NotMeasured("continuations are sampled by this project's engine alone")
     texts, sampling = [], (SAMPLING["temperature"], SAMPLING["top_p"])
     for k, prompt in enumerate(prompts):
         ids = [tok.bos_id, *tok.encode(prompt)]
@@ -204,61 +205,68 @@ def continuation_metrics(model, tok, prompts: list[str], inputs: Inputs, tick=no
     return TaskResult({"repetition": repetition(texts)})
 
 # %% ../nbs/evaluation/2_tasks.ipynb #e9039019
-def reply_to(model, tok, e: dict, # instruction, input, output
-             max_new_tokens: int) -> dict: # with text, finish_reason, fault
-    "Answer an instruction."
-    prompt = encode_prompt(tok, e["instruction"], e["input"], e.get("earlier", ()))
-    reply = complete(model, tok, prompt, max_new_tokens)
+def grade_reply(e: dict, # instruction, input, output
+                reply: Completion) -> dict: # with text, finish_reason, fault
+    "An answer to an instruction, and whether it keeps the form of one."
     return e | vars(reply) | dict(fault=format_fault(reply, e["output"]))
 
 # %% ../nbs/evaluation/2_tasks.ipynb #7a50a6bb
+def shown_answer(a: dict) -> dict: # asked, answered, gold, right, fault
+    "An answer as a reader of the outputs sees it."
+    asked = "\n".join(filter(None, (a["instruction"], a["input"])))
+    return dict(asked=asked, answered=a["text"], gold=a["output"], right=int(not a["fault"]), fault=a["fault"] or "")
+
+# %% ../nbs/evaluation/2_tasks.ipynb #043c7c8c
 def reply_metrics(model, tok, examples: list[dict], inputs: Inputs, tick=no_tick) -> TaskResult:
     "Answer instructions, and count repetitions and what keeps the form."
-    answers = []
-    for e in examples:
-        answers.append(reply_to(model, tok, e, inputs.max_new_tokens))
-        tick(1)
+    replies = write_texts(model, tok, examples, inputs.max_new_tokens, tick)
+    answers = list(map(grade_reply, examples, replies))
     kept = [float(a["fault"] is None) for a in answers]
     metrics = {"repetition of answers": repetition([a["text"] for a in answers]),
                "format kept": mean_metric(kept, "share of answers", "higher", "answers")}
-    return TaskResult(metrics, dict(answers=answers, faults=dict(Counter(a["fault"] for a in answers if a["fault"]))))
+    faults = dict(Counter(a["fault"] for a in answers if a["fault"]))
+    return TaskResult(metrics, dict(answers=answers, faults=faults), outputs=list(map(shown_answer, answers)))
 
 # %% ../nbs/evaluation/2_tasks.ipynb #5f1f8af2
-def accuracy_metrics(name: str, a: dict) -> dict: # name -> metric
-    "Both readings of an accuracy, of `group_accuracy`."
-    unit, n = f"share right, chance {a['chance']:.2f}", with_skipped(dict(questions=a["n"]), a["skipped"])
-    return {name: make_metric(a["accuracy"], unit, "higher", n, a["error"]),
-            f"{name} (text alone)": make_metric(a["text_accuracy"], unit, "higher", n, a["text_error"])}
+def accuracy_metrics(name: str, graded: list[dict], # of `answer_choices`
+                     asked: int) -> dict: # name -> metric
+    "Both readings of an accuracy."
+    unit = f"share right, chance {sum(g['chance'] for g in graded) / len(graded):.2f}"
+    def metric(reading):
+        share = mean_metric([g[reading] for g in graded], unit, "higher", "questions", [g["id"] for g in graded])
+        return share | dict(n=with_skipped(share["n"], asked - len(graded)))
+    return {name: metric("answer"), f"{name} (text alone)": metric("text")}
 
 # %% ../nbs/evaluation/2_tasks.ipynb #33d52698
 def choice_metrics(model, tok, questions: list[dict], inputs: Inputs, tick=no_tick) -> TaskResult:
     "Accuracy on choice questions, by group and by reading."
     graded, why = answer_choices(model, tok, questions, tick), f"longer than {model.cfg.context} tokens"
     if not graded: return TaskResult({}, left_out={"choices": f"all {len(questions)} questions are {why}"})
-    accuracy, groups = accuracy_by_group(graded, questions), sorted({q["group"] for q in questions} - {"all"})
-    metrics, left_out = accuracy_metrics("choices", accuracy["all"]), {}
-    if len(groups) == 1: return TaskResult(metrics)
-    for group in groups:
-        if group in accuracy: metrics |= accuracy_metrics(f"choices: {group}", accuracy[group])
+    groups = Counter(q["group"] for q in questions)
+    metrics, left_out = accuracy_metrics("choices", graded, len(questions)), {}
+    for group in sorted(groups) if len(groups) > 1 else ():
+        its_own = [g for g in graded if g["group"] == group]
+        if its_own: metrics |= accuracy_metrics(f"choices: {group}", its_own, groups[group])
         else: left_out[f"choices: {group}"] = f"all its questions are {why}"
-    return TaskResult(metrics, left_out=left_out)
+    outputs = [dict(asked=g["id"], answered=g["answered"], gold=g["gold"], right=g["answer"]) for g in graded]
+    return TaskResult(metrics, left_out=left_out, outputs=outputs)
 
 # %% ../nbs/evaluation/2_tasks.ipynb #8d99c624
 def prefer_right(model, tok, pairs: list[Pair],
-                 context: int) -> list[dict]: # kind, right (0 or 1); none for a pair that is longer
+                 context: int) -> list[dict]: # kind, pair, right (0 or 1); none for a pair that is longer
     "Whether the model finds the right sentence of each pair likelier than the wrong one."
-    sides = zip(*(tok.encode([getattr(p, side) for p in pairs]) for side in ("good", "bad")))
-    fitting = [p for p, ids in zip(pairs, sides) if max(map(len, ids)) <= context]
-    if not fitting: return []
-    scores = choice_scores(model, tok, [tok.bos_id], [text for p in fitting for text in (p.good, p.bad)])
-    return [dict(kind=p.kind, right=float(good.nats < bad.nats))
-            for p, good, bad in zip(fitting, scores[::2], scores[1::2])]
+    scores = score_requests(model, tok, [("", text) for p in pairs for text in (p.good, p.bad)])
+    return [dict(kind=p.kind, pair=p, right=float(good.nats < bad.nats))
+            for p, good, bad in zip(pairs, scores[::2], scores[1::2]) if good and bad and fits(good, bad, context)]
+
+def fits(one: Scores, other: Scores, context: int) -> bool: return max(one.tokens, other.tokens) <= context
 
 # %% ../nbs/evaluation/2_tasks.ipynb #0c1b575f
 def pair_share(graded: list[dict], # of `prefer_right`
                asked: int) -> dict: # a metric
     "The share of pairs of which the right sentence was preferred."
-    share = mean_metric([g["right"] for g in graded], "share right, chance 0.50", "higher", "pairs")
+    ids = [" / ".join((g["pair"].good, g["pair"].bad)) for g in graded]
+    share = mean_metric([g["right"] for g in graded], "share right, chance 0.50", "higher", "pairs", ids)
     return share | dict(n=with_skipped(share["n"], asked - len(graded)))
 
 # %% ../nbs/evaluation/2_tasks.ipynb #4c95d522
@@ -306,13 +314,16 @@ def run_task(task: Task, model, tok, items: list, inputs: Inputs, tick=no_tick) 
 
 # %% ../nbs/evaluation/2_tasks.ipynb #ab2f6dfb
 def measure(model, tok, inputs: Inputs, tick=no_tick, # called with units of `count_items`
-            tasks: list[Task]=TASKS) -> dict: # context, metrics, answers, faults, left_out, bad_lines
+            tasks: list[Task]=TASKS) -> dict: # context, metrics, answers, faults, left_out, seconds, outputs, bad_lines
     "Every metric of one model."
     report = dict(context=inputs.context or model.cfg.context, metrics={}, answers=[], faults={}, left_out={})
+    report |= dict(seconds={}, outputs=[])
     for task in tasks:
-        items = task.read(inputs)
+        begun, items = time.perf_counter(), task.read(inputs)
         if not items: continue
         result = run_task(task, model, tok, items, inputs, tick)
+        report["seconds"][task.name] = round(time.perf_counter() - begun, 2)
+        report["outputs"] += [dict(task=task.name) | row for row in result.outputs]
         report["metrics"] |= result.metrics
         report["left_out"] |= result.left_out
         report |= result.details
