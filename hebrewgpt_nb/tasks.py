@@ -83,7 +83,9 @@ class Inputs:
     max_new_tokens: int = 60 # tokens of each
     seed: int = 0 # of the continuations
     context: int = 0 # tokens a window; 0: the model's own
-    tests: str = "" # folder of the files of more tasks; empty: the small ones that come with the package
+    tests: str = "" # files of benchmarks, a folder or one of them; empty: the small ones that come with the package
+    training: str = "" # what the models were tuned on, to be searched for the items; empty: not known
+    long_tokens: int = 120 # tokens of an answer that should be long
     quarantine: Quarantine = field(default_factory=Quarantine) # takes the bad lines
     @cached_property
     def texts(self) -> list[dict]: return read_valid(self.data, self.quarantine) # source, text
