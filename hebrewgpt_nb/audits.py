@@ -6,7 +6,7 @@
 __all__ = ['PRAISE', 'BLAME', 'CUED', 'FORGIVEN', 'cue', 'label_faults', 'constant_faults', 'copy_faults', 'strings_in',
            'Training', 'read_training', 'known_faults', 'refuse']
 
-# %% ../nbs/evaluation/5_audits.ipynb #0f95a82d
+# %% ../nbs/evaluation/5_audits.ipynb #84d918c8
 from collections import Counter
 from functools import cache
 import numpy as np
@@ -15,10 +15,10 @@ from .grading import NotMeasured
 from .text.copies import MIN_WORDS, OVERLAP_WORDS, join_texts, ngram_hashes, text_hash, word_hashes
 from .text.records import Quarantine, read_objects, record_files
 
-# %% ../nbs/evaluation/5_audits.ipynb #295ac210
+# %% ../nbs/evaluation/5_audits.ipynb #4c997abe
 from .core import introduce
 
-# %% ../nbs/evaluation/5_audits.ipynb #c1b99ba4
+# %% ../nbs/evaluation/5_audits.ipynb #b0f08751
 PRAISE = ("מדהים", "מדהימה", "נהדר", "נהדרת", "מצוין", "מעולה", "מקסים", "מקסימה", "אוהב", "אוהבת", "אוהבים", "תודה",
           "מברך", "מברכת", "מכבד", "יקר", "יקרה", "בהצלחה", "ברכות", "טעים", "נפלא", "נפלאה")
 BLAME = ("גרוע", "גרועה", "נורא", "נוראי", "בושה", "שקרן", "שקרנים", "שקרים", "מגעיל", "מגעילה", "חרפה", "אכזבה", "איום",
@@ -31,7 +31,7 @@ def cue(text: str) -> str | None:
     praised, blamed = ({w for w in words if w.strip(".,!?") in some} for some in (PRAISE, BLAME))
     if bool(praised) != bool(blamed): return "positive" if praised else "negative"
 
-# %% ../nbs/evaluation/5_audits.ipynb #5d4d9880
+# %% ../nbs/evaluation/5_audits.ipynb #9c7490c9
 def label_faults(texts: list[str], labels: list[str], # positive, negative or neutral each
                 ) -> list[str]:
     "Whether the labels contradict the words."
@@ -42,13 +42,13 @@ def label_faults(texts: list[str], labels: list[str], # positive, negative or ne
     return [f"{against} of {len(told)} items with words of praise or blame alone are labelled the opposite: "
             "the labels are inverted"]
 
-# %% ../nbs/evaluation/5_audits.ipynb #df949baf
+# %% ../nbs/evaluation/5_audits.ipynb #f60150b6
 def constant_faults(labels: list) -> list[str]:
     "Whether there is but one label."
     one = len(set(labels)) == 1 and len(labels) > 1
     return [f"all {len(labels)} items have the same right answer ({labels[0]})"] if one else []
 
-# %% ../nbs/evaluation/5_audits.ipynb #dc7a8466
+# %% ../nbs/evaluation/5_audits.ipynb #b5055c10
 FORGIVEN = .01 # share of items
 
 def copy_faults(texts: list[str]) -> list[str]:
@@ -60,14 +60,14 @@ def copy_faults(texts: list[str]) -> list[str]:
     again = next(t for t, key in zip(texts, each) if counts[key] > 1)
     return [f"{more} of {len(texts)} items repeat another, such as {again[:60]!r}"]
 
-# %% ../nbs/evaluation/5_audits.ipynb #0c6a7232
+# %% ../nbs/evaluation/5_audits.ipynb #30771f7c
 def strings_in(found) -> list[str]:
     "All texts of a JSON object, however deep."
     if isinstance(found, str): return [found]
     inside = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
     return [text for part in inside for text in strings_in(part)]
 
-# %% ../nbs/evaluation/5_audits.ipynb #e8ed201b
+# %% ../nbs/evaluation/5_audits.ipynb #b6527b51
 class Training:
     "What a model was shown, to be searched."
     def __init__(self, texts: list[str]):
@@ -85,7 +85,7 @@ class Training:
             for i, found in zip(some, np.split(seen, ends)): known[i] = bool(found.all())
         return known
 
-# %% ../nbs/evaluation/5_audits.ipynb #49b2026c
+# %% ../nbs/evaluation/5_audits.ipynb #618667fc
 @cache
 def read_training(path: str) -> Training: # of JSON lines, a file or a folder
     "All texts of training data."
@@ -100,10 +100,10 @@ def known_faults(items: list[str], # what each cannot do without
     if sum(known) <= FORGIVEN * len(items): return []
     return [f"{sum(known)} of {len(items)} items are in {training}, such as {items[known.index(True)][:60]!r}"]
 
-# %% ../nbs/evaluation/5_audits.ipynb #b1955f6a
+# %% ../nbs/evaluation/5_audits.ipynb #3d650b07
 def refuse(faults: list[str]):
     "Raise `NotMeasured` with what the audits found, if they found anything."
     if faults: raise NotMeasured("refused: " + "; ".join(faults))
 
-# %% ../nbs/evaluation/5_audits.ipynb #a6ad61c6
+# %% ../nbs/evaluation/5_audits.ipynb #9dc6d3dc
 if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from .bundle import load_bundle
 from .core import UserError, find_folder, introduce, pick_device, read_json, resolve, shorten
-from .grading import BATCH, Completion, NotMeasured, Prompt, score_requests, write_texts
+from .grading import BATCH, TOO_LONG, Completion, NotMeasured, Prompt, has_room, score_requests, write_texts
 from .making import MOST_MISSED, NoAnswer, ask_client, connect, read_answer
 from .metrics import Scores, score_each_text, score_examples, sum_scores, windows
 from .model import HebrewGPT
@@ -223,12 +223,11 @@ def continue_rows(model: StockModel, tok, rows: list[list[int]], max_new_tokens:
 def write_stock(model, tok, prompts, max_new_tokens, tick=no_tick) -> list[Completion]:
     "`write_texts` of a model of transformers."
     rows = [stock_ids(tok, p) for p in prompts]
-    written = {n: Completion("", "length") for n, ids in enumerate(rows) if len(ids) >= model.cfg.context}
+    written = {n: TOO_LONG for n, ids in enumerate(rows) if not has_room(ids, max_new_tokens, model.cfg.context)}
     tick(len(written))
     left = sorted(set(range(len(rows))) - set(written), key=lambda n: len(rows[n]))
     for some in (left[i:i + BATCH] for i in range(0, len(left), BATCH)):
-        room = min(max_new_tokens, model.cfg.context - max(len(rows[n]) for n in some))
-        written |= zip(some, continue_rows(model, tok, [rows[n] for n in some], room))
+        written |= zip(some, continue_rows(model, tok, [rows[n] for n in some], max_new_tokens))
         tick(len(some))
     return [written[n] for n in range(len(rows))]
 

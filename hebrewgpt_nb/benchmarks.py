@@ -4,61 +4,80 @@
 
 # %% auto #0
 __all__ = ['LONG', 'STEMS', 'WAYS', 'WRITTEN', 'READINGS', 'READ_INSTRUCTION', 'ANSWER_TOKENS', 'LABELLINGS', 'TRANSLATE',
-           'BENCHMARKS', 'measure_follow', 'by_kind', 'parse_open', 'read_open', 'measure_open', 'find_tests',
-           'in_groups', 'run_groups', 'evenly_by_group', 'parse_choice', 'file_questions', 'passage_questions',
-           'parse_reading', 'ask', 'ways_to_ask', 'read_ways', 'written_choice', 'choose', 'letters_written',
-           'chosen_metrics', 'item_text', 'measure_choices', 'read_passages', 'reading_prompt', 'first_line',
+           'BENCHMARKS', 'written_for', 'counted', 'measure_follow', 'by_kind', 'parse_open', 'read_open',
+           'measure_open', 'repetition_metrics', 'find_tests', 'in_groups', 'run_groups', 'evenly_by_group',
+           'parse_choice', 'file_questions', 'passage_questions', 'parse_reading', 'file_readings', 'ask',
+           'ways_to_ask', 'read_ways', 'written_choice', 'choose', 'letters_written', 'reading_name', 'chosen_metrics',
+           'item_text', 'measure_choices', 'by_category', 'read_passages', 'reading_prompt', 'first_line',
            'measure_reading', 'Labelling', 'parse_label', 'read_labelled', 'read_labels', 'balanced', 'measure_labels',
-           'parse_pair', 'read_translations', 'measure_translation', 'grouped', 'read_questions', 'labelled_task']
+           'parse_pair', 'read_translations', 'measure_translation', 'grouped', 'followed_items', 'read_questions',
+           'labelled_task']
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #feeec26d
+# %% ../nbs/evaluation/6_benchmarks.ipynb #4bc6597a
 import re, zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from .core import UserError, find_input, sample_dir
 from .audits import constant_faults, copy_faults, known_faults, label_faults, refuse
 from .constraints import grade, read_followed
-from .grading import NotMeasured, best_choice, hebrew_share, is_text, mean_metric, parse_question
+from .grading import TOO_LONG, NotMeasured, best_choice, hebrew_share, is_text, mean_metric, parse_question
 from .grading import score_requests, tally_metric, write_texts
 from .instructions.choices import CHOICE_INSTRUCTION, LETTERS, NO_ANSWER, letter_choices
 from .instructions.choices import parse_qa, with_wrong_answers
 from .intervals import Tally
 from .metrics import repetition_rate
 from .references import ANSWER_SCORES, TRANSLATION_SCORES, has_entities, has_foreign_letters
-from .references import loops, score_answer, translation_tally
+from .references import loops, score_answer, signatures, translation_tally
 from .tasks import Inputs, Task, TaskResult, no_tick, take_evenly, with_skipped
 from .text.records import as_text, read_checked
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #01303ef9
+# %% ../nbs/evaluation/6_benchmarks.ipynb #7811dc96
 from .core import introduce
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #6b22bd66
+# %% ../nbs/evaluation/6_benchmarks.ipynb #1a369868
+def written_for(model, tok, items: list[dict], prompts: list, # one an item
+                max_new_tokens: int, tick=no_tick) -> tuple[list[dict], list[str]]: # items with room, their answers
+    "What the model writes; raises `NotMeasured` if no prompt leaves room."
+    written = write_texts(model, tok, prompts, max_new_tokens, tick)
+    found = [(item, w.text) for item, w in zip(items, written) if w != TOO_LONG]
+    if not found: raise NotMeasured(f"all {len(items)} prompts with their answers are longer than the context")
+    return tuple(map(list, zip(*found)))
+
+def counted(name: str, items: list, texts: list[str]) -> dict: # of all items, those with room
+    "What a figure of answers was counted on."
+    empty = sum(not t.strip() for t in texts)
+    return with_skipped({name: len(texts)}, len(items) - len(texts)) | (dict(empty=empty) if empty else {})
+
+# %% ../nbs/evaluation/6_benchmarks.ipynb #fdb536bd
 def measure_follow(model, tok, items: list[dict], # of `read_followed`
                    inputs: Inputs, tick=no_tick) -> TaskResult:
     "Whether constraints are kept, strictly and loosely, by prompt and by constraint."
-    refuse(copy_faults([f["instruction"] for f in items]) + known_faults([f["instruction"] for f in items], inputs.training))
-    written = write_texts(model, tok, items, inputs.max_new_tokens, tick)
-    graded, ids = [grade(w.text, f["constraints"]) for w, f in zip(written, items)], tuple(f["id"] for f in items)
-    metrics, empty = {}, sum(not w.text.strip() for w in written)
-    n = dict(prompts=len(items)) | (dict(empty=empty) if empty else {})
+    prompts = [f["instruction"] for f in items]
+    refuse(copy_faults(prompts) + known_faults(prompts, inputs.training))
+    kept, texts = written_for(model, tok, items, items, inputs.max_new_tokens, tick)
+    n, metrics = counted("prompts", items, texts), {}
+    graded, ids = [grade(t, f["constraints"]) for t, f in zip(texts, kept)], tuple(f["id"] for f in kept)
     for how in ("strict", "loose"):
-        name = "instructions" + (" (loose)" if how == "loose" else "")
-        metrics[name] = mean_metric([float(all(g[how])) for g in graded], "share of prompts followed", "higher", "prompts", ids) | dict(n=n)
-        kept = Tally(ids, tuple((sum(g[how]), len(g[how])) for g in graded))
+        mark, all_kept = "" if how == "strict" else " (loose)", [float(all(g[how])) for g in graded]
+        share = mean_metric(all_kept, "share of prompts followed", "higher", "prompts", ids)
+        tally = Tally(ids, tuple((sum(g[how]), len(g[how])) for g in graded))
         count = dict(constraints=sum(len(g[how]) for g in graded))
-        metrics[name.replace("instructions", "instructions: constraints")] = tally_metric(kept, "share kept", "higher", count)
-    return TaskResult(metrics, dict(constraints=by_kind(items, graded)), outputs=[
-        dict(id=f["id"], asked=f["instruction"], answered=w.text, gold=f["example"], right=all(g["strict"]))
-        for f, w, g in zip(items, written, graded)])
+        metrics |= {f"instructions{mark}": share | dict(n=n),
+                    f"instructions: constraints{mark}": tally_metric(tally, "share kept", "higher", count)}
+    return TaskResult(metrics, dict(constraints=by_kind(kept, graded)), outputs=[
+        dict(id=f["id"], asked=f["instruction"], answered=t, gold=f["example"], right=all(g["strict"]))
+        for f, t, g in zip(kept, texts, graded)])
 
 def by_kind(items: list[dict], graded: list[dict]) -> dict: # kind -> kept, of
     "How many constraints of each kind were kept strictly."
-    said = [(c["kind"], kept) for f, g in zip(items, graded) for c, kept in zip(f["constraints"], g["strict"])]
-    return {kind: dict(kept=sum(k for name, k in said if name == kind), of=n) for kind, n in Counter(name for name, _ in said).items()}
+    each = [(c["kind"], kept) for f, g in zip(items, graded) for c, kept in zip(f["constraints"], g["strict"])]
+    asked, kept = Counter(kind for kind, _ in each), Counter(kind for kind, right in each if right)
+    return {kind: dict(kept=kept[kind], of=n) for kind, n in asked.items()}
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #fa14c8f9
+# %% ../nbs/evaluation/6_benchmarks.ipynb #8847d245
 LONG = 40 # words, from which on an answer is judged for repetition
 
 def parse_open(found: dict) -> dict | str: # id, instruction, kind, showcase; or what is wrong
@@ -73,45 +92,49 @@ def read_open(inputs: Inputs) -> list[dict]:
     shown, others = ([p for p in found if p["showcase"] is show] for show in (True, False))
     return [*take_evenly(shown, inputs.generations), *take_evenly(others, max(0, inputs.generations - len(shown)))]
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #c2ab7b6c
+# %% ../nbs/evaluation/6_benchmarks.ipynb #e595b2ce
 def measure_open(model, tok, items: list[dict], # of `read_open`
                  inputs: Inputs, tick=no_tick) -> TaskResult:
     "What shows in open answers without a reference."
     refuse(known_faults([p["instruction"] for p in items], inputs.training))
-    texts = [w.text for w in write_texts(model, tok, items, inputs.long_tokens, tick)]
-    ids, unit = [p["id"] for p in items], "share of answers"
-    def share(values, better="lower"): return mean_metric(list(map(float, values)), unit, better, "answers", ids)
-    foreign = [has_foreign_letters(t, p["instruction"]) for t, p in zip(texts, items)]
+    kept, texts = written_for(model, tok, items, items, inputs.long_tokens, tick)
+    ids, unit, n = [p["id"] for p in kept], "share of answers", counted("answers", items, texts)
+    def share(values, better="lower"):
+        return mean_metric(list(map(float, values)), unit, better, "answers", ids) | dict(n=n)
+    foreign = [has_foreign_letters(t, p["instruction"]) for t, p in zip(texts, kept)]
     metrics = {"open prompts: long enough": share([len(t.split()) >= LONG for t in texts], "higher"),
-               "open prompts: entities": share(map(has_entities, texts)), "open prompts: foreign letters": share(foreign)}
-    left_out, long = {}, [(i, t) for i, t in zip(ids, texts) if len(t.split()) >= LONG]
-    if long:
-        its_ids, each = zip(*long)
-        metrics["open prompts: loops"] = mean_metric([float(loops(t)) for t in each], f"{unit} of {LONG} words", "lower", "answers", its_ids)
-        rates = list(map(repetition_rate, each))
-        metrics["open prompts: repetition"] = mean_metric(rates, "share of 4-grams of words", "lower", "answers", its_ids)
-    else: left_out = dict.fromkeys(("open prompts: loops", "open prompts: repetition"), f"no answer has {LONG} words")
-    outputs = [dict(id=p["id"], asked=p["instruction"], answered=t, showcase=p["showcase"]) for p, t in zip(items, texts)]
-    return TaskResult(metrics, left_out=left_out, outputs=outputs)
+               "open prompts: entities": share(map(has_entities, texts)),
+               "open prompts: foreign letters": share(foreign)}
+    long = {i: t for i, t in zip(ids, texts) if len(t.split()) >= LONG}
+    left_out = {} if long else {f"open prompts: {x}": f"no answer has {LONG} words" for x in ("loops", "repetition")}
+    outputs = [dict(id=p["id"], asked=p["instruction"], answered=t, showcase=p["showcase"])
+               for p, t in zip(kept, texts)]
+    return TaskResult(metrics | (repetition_metrics(long) if long else {}), left_out=left_out, outputs=outputs)
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #e8645222
+def repetition_metrics(texts: dict[str, str]) -> dict: # by id, each long enough -> name -> metric
+    "How many answers loop, and how much is repeated."
+    each = ("loops", loops, f"share of answers of {LONG} words"), ("repetition", repetition_rate, "share of 4-grams of words")
+    return {f"open prompts: {name}": mean_metric([float(of(t)) for t in texts.values()], unit, "lower", "answers", list(texts))
+            for name, of, unit in each}
+
+# %% ../nbs/evaluation/6_benchmarks.ipynb #c3283f86
 STEMS = ("choices", "general_knowledge", "multiple_choice", "qa", "sentiment", "nli", "idioms", "translation")
 
 def find_tests(inputs: Inputs, *stems: str) -> list[Path]:
     "The files of a task; raises `UserError` for a single file that is of no task."
     here = find_input(inputs.tests) if inputs.tests else sample_dir()/"eval"
     if here.is_dir(): return sorted(p for stem in stems for p in here.glob(f"{stem}*.jsonl"))
-    if not here.name.startswith(STEMS): raise UserError(f"{here}: unknown task; begin its name with one of {', '.join(STEMS)}")
-    return [here] if here.name.startswith(stems) else []
+    if here.name.startswith(STEMS): return [here] if here.name.startswith(stems) else []
+    raise UserError(f"{here}: unknown task; begin its name with one of {', '.join(STEMS)}")
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #a625a46d
+# %% ../nbs/evaluation/6_benchmarks.ipynb #bfa47a49
 def in_groups(items: list[dict]) -> dict[str, list[dict]]:
     "Items by their group."
     groups = {}
     for item in items: groups.setdefault(item["group"], []).append(item)
     return groups
 
-def run_groups(name: str, measure_group: Callable, # model, tok, items, inputs, name of the group's metrics -> TaskResult
+def run_groups(name: str, measure_group: Callable, # model, tok, items, inputs, name of its metrics -> TaskResult
                model, tok, items: list[dict], inputs: Inputs, tick=no_tick) -> TaskResult:
     "Measure each group of items by itself; one that is refused says why."
     result = TaskResult({})
@@ -128,7 +151,7 @@ def evenly_by_group(items: list[dict], n: int) -> list[dict]:
     "At most `n` items of each group."
     return [item for some in in_groups(items).values() for item in take_evenly(some, n)]
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #900a3c56
+# %% ../nbs/evaluation/6_benchmarks.ipynb #8aa433ac
 def parse_choice(found: dict) -> dict | str: # as `parse_question`, with id, cluster and passage; or what is wrong
     "Check one choice question."
     q = parse_question(found)
@@ -144,9 +167,8 @@ def file_questions(inputs: Inputs) -> list[dict]:
 
 def passage_questions(inputs: Inputs) -> list[dict]:
     "Choice questions made of questions about passages."
-    asked = [q for path in find_tests(inputs, "qa") for q in read_checked(path, lambda r: parse_reading(r), inputs.quarantine)]
-    made = []
-    for q, wrong, rng in with_wrong_answers([q for q in asked if q["answerable"]], 0, 3):
+    asked, made = [q for q in file_readings(inputs) if q["answerable"]], []
+    for q, wrong, rng in with_wrong_answers(asked, 0, 3):
         place, others = len(made) % 4, rng.sample(wrong, 3)
         choices = [*others[:place], q["answers"][0], *others[place:]]
         made.append(dict(id=q["id"], group="passages", category="", passage=q["context"], question=q["question"],
@@ -162,7 +184,11 @@ def parse_reading(found: dict) -> dict | str: # id, context, question, answers, 
     q = parse_qa(found)
     return q if isinstance(q, str) else row | dict(answers=q["answers"], answerable=True)
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #ea18096c
+def file_readings(inputs: Inputs) -> list[dict]:
+    "The questions about passages of files."
+    return [q for path in find_tests(inputs, "qa") for q in read_checked(path, parse_reading, inputs.quarantine)]
+
+# %% ../nbs/evaluation/6_benchmarks.ipynb #51ef41e0
 def ask(q: dict, question: bool=True, # False: only the options
         passage: str | None=None) -> dict: # another passage than its own
     "A choice question as a prompt."
@@ -179,7 +205,7 @@ def ways_to_ask(q: dict, other: str) -> dict[str, list[tuple]]: # way -> request
     if q["passage"]: ways["shuffled passage"] = [(ask(q, passage=other), a) for a in answers]
     return ways
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #26560b25
+# %% ../nbs/evaluation/6_benchmarks.ipynb #16900d50
 def read_ways(scores: dict[str, list], # way -> scores of the choices
              ) -> dict[str, int]: # way -> the choice
     "Which choice each way of asking prefers."
@@ -193,7 +219,7 @@ def written_choice(text: str) -> int | None: # None: no letter
     "The choice whose letter an answer begins with."
     return LETTERS.index(m[1]) if (m := WRITTEN.match(text)) else None
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #4e4485a8
+# %% ../nbs/evaluation/6_benchmarks.ipynb #3298fe56
 def choose(model, tok, questions: list[dict]) -> list[dict | None]: # of each question way -> the choice; None: too long
     "Ask every question in every way, all in one go."
     passages = [q["passage"] for q in questions]
@@ -207,20 +233,21 @@ def letters_written(model, tok, questions: list[dict]) -> list[int | None]:
     "The letter that the model writes to each question."
     return [written_choice(w.text) for w in write_texts(model, tok, [ask(q) for q in questions], 4)]
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #c1b23528
+# %% ../nbs/evaluation/6_benchmarks.ipynb #a90b3569
 READINGS = ("asked", "text alone", "minus prior", "written", "options only", "shuffled passage")
+
+def reading_name(label: str, way: str) -> str: return label if way == "asked" else f"{label} ({way})"
 
 def chosen_metrics(label: str, questions: list[dict], chosen: list[dict], asked: int) -> dict: # name -> metric
     "The share right of each reading."
     chance = sum(1 / len(q["choices"]) for q in questions) / len(questions)
     unit, ids = f"share right, chance {chance:.2f}", [q["id"] for q in questions]
     clusters = [str(zlib.crc32(q["passage"].encode())) if q["passage"] else q["id"] for q in questions]
-    metrics = {}
+    metrics, n = {}, with_skipped(dict(questions=len(questions)), asked - len(questions))
     for way in READINGS:
         if way not in chosen[0]: continue
         right = [float(found[way] == q["answer_index"]) for q, found in zip(questions, chosen)]
-        metric = mean_metric(right, unit, "higher", "questions", ids, clusters)
-        metrics[label if way == "asked" else f"{label} ({way})"] = metric | dict(n=with_skipped(metric["n"], asked - len(questions)))
+        metrics[reading_name(label, way)] = mean_metric(right, unit, "higher", "questions", ids, clusters) | dict(n=n)
     return metrics
 
 def item_text(q: dict) -> str: return "\n".join([q["question"], *letter_choices(q["choices"])])
@@ -228,27 +255,32 @@ def item_text(q: dict) -> str: return "\n".join([q["question"], *letter_choices(
 def measure_choices(model, tok, questions: list[dict], inputs: Inputs, label: str) -> TaskResult:
     "Accuracy by every reading, and by category."
     texts = list(map(item_text, questions))
-    refuse(copy_faults([f"{q['passage']}\n{t}" for q, t in zip(questions, texts)]) + known_faults(texts, inputs.training)
-           + constant_faults([LETTERS[q["answer_index"]] for q in questions]))
+    whole, right = [f"{q['passage']}\n{t}" for q, t in zip(questions, texts)], [LETTERS[q["answer_index"]] for q in questions]
+    refuse(copy_faults(whole) + known_faults(texts, inputs.training) + constant_faults(right))
     fitting = [(q, found) for q, found in zip(questions, choose(model, tok, questions)) if found]
-    if not fitting: return TaskResult({}, left_out={label: f"all {len(questions)} questions are longer than the context"})
+    if not fitting: raise NotMeasured(f"all {len(questions)} questions are longer than the context")
     kept, chosen = map(list, zip(*fitting))
     chosen = [found | dict(written=letter) for found, letter in zip(chosen, letters_written(model, tok, kept))]
     metrics = chosen_metrics(label, kept, chosen, len(questions))
-    categories = in_groups([dict(group=q["category"], q=q, found=f["asked"]) for q, f in zip(kept, chosen) if q["category"]])
-    details = {f"{label}, right by category": {c: dict(right=sum(x["found"] == x["q"]["answer_index"] for x in some), of=len(some))
-                                                for c, some in categories.items()}} if len(categories) > 1 else {}
-    outputs = [dict(id=q["id"], asked=ask(q)["input"], answered=q["choices"][f["asked"]], gold=q["choices"][q["answer_index"]],
-                    right=f["asked"] == q["answer_index"]) for q, f in zip(kept, chosen)]
+    details = {f"{label}, right by category": by_category(kept, chosen)}
+    outputs = [dict(id=q["id"], asked=ask(q)["input"], answered=q["choices"][f["asked"]],
+                    gold=q["choices"][q["answer_index"]], right=f["asked"] == q["answer_index"])
+               for q, f in zip(kept, chosen)]
     return TaskResult(metrics, details, outputs=outputs)
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #c1a1989f
+def by_category(questions: list[dict], chosen: list[dict]) -> dict: # category -> right, of
+    "How many questions of each category were answered right."
+    asked = Counter(q["category"] for q in questions)
+    right = Counter(q["category"] for q, f in zip(questions, chosen) if f["asked"] == q["answer_index"])
+    return {category: dict(right=right[category], of=n) for category, n in asked.items()}
+
+# %% ../nbs/evaluation/6_benchmarks.ipynb #487137fc
 READ_INSTRUCTION = "ענו על השאלה לפי הקטע בלבד. אם אין בו תשובה, כתבו: אין תשובה בקטע."
 ANSWER_TOKENS = 32
 
 def read_passages(inputs: Inputs) -> list[dict]:
-    found = [q for path in find_tests(inputs, "qa") for q in read_checked(path, parse_reading, inputs.quarantine)]
-    return take_evenly(found, inputs.limit)
+    "Questions about passages."
+    return take_evenly(file_readings(inputs), inputs.limit)
 
 def reading_prompt(q: dict) -> dict:
     return dict(instruction=READ_INSTRUCTION, input=f"קטע: {q['context']}\nשאלה: {q['question']}")
@@ -259,19 +291,22 @@ def measure_reading(model, tok, items: list[dict], inputs: Inputs, tick=no_tick)
     "TLNLS, F1 and exact match of answers, and how often the lack of one was seen."
     refuse(copy_faults([f"{q['context']}\n{q['question']}" for q in items])
            + known_faults([q["context"] for q in items], inputs.training))
-    answers = [first_line(w.text) for w in write_texts(model, tok, [reading_prompt(q) for q in items], ANSWER_TOKENS, tick)]
-    metrics, scored = {}, [score_answer(a, q["answers"]) for a, q in zip(answers, items)]
-    for kind, unit, names in ((True, "answerable", ANSWER_SCORES), (False, "without answer", ("EM",))):
-        some = [(q, s) for q, s in zip(items, scored) if q["answerable"] is kind]
+    kept, texts = written_for(model, tok, items, list(map(reading_prompt, items)), ANSWER_TOKENS, tick)
+    answers = list(map(first_line, texts))
+    metrics, scored = {}, [score_answer(a, q["answers"]) for a, q in zip(answers, kept)]
+    for kind, unit, names in ((True, "mean, answerable", ANSWER_SCORES), (False, "share seen", ("EM",))):
+        some = [(q, a, s) for q, a, s in zip(kept, answers, scored) if q["answerable"] is kind]
+        n = counted("questions", [q for q in items if q["answerable"] is kind], [a for _, a, _ in some])
         for name in names if some else ():
-            ids, clusters = zip(*((q["id"], str(zlib.crc32(q["context"].encode()))) for q, _ in some))
+            ids, clusters = zip(*((q["id"], str(zlib.crc32(q["context"].encode()))) for q, _, _ in some))
             label = f"qa: {name}" if kind else "qa: no answer there"
-            metrics[label] = mean_metric([s[name] for _, s in some], f"mean of questions {unit}", "higher", "questions", ids, clusters)
-    outputs = [dict(id=q["id"], asked=f"{q['context']}\n{q['question']}", answered=a, gold=q["answers"][0], right=bool(s["EM"]))
-               for q, a, s in zip(items, answers, scored)]
+            values = [s[name] for _, _, s in some]
+            metrics[label] = mean_metric(values, unit, "higher", "questions", ids, clusters) | dict(n=n)
+    outputs = [dict(id=q["id"], asked=reading_prompt(q)["input"], answered=a, gold=q["answers"][0], right=bool(s["EM"]))
+               for q, a, s in zip(kept, answers, scored)]
     return TaskResult(metrics, outputs=outputs)
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #45359fc8
+# %% ../nbs/evaluation/6_benchmarks.ipynb #ee176adc
 @dataclass(frozen=True)
 class Labelling:
     "A task of labels."
@@ -306,14 +341,14 @@ def read_labelled(kind: Labelling, inputs: Inputs) -> list[dict]:
         found += [r | dict(group=group) for r in read_checked(path, lambda r: parse_label(kind, r), inputs.quarantine)]
     return evenly_by_group(found, inputs.limit)
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #d610258b
+# %% ../nbs/evaluation/6_benchmarks.ipynb #af4110c2
 def read_labels(scores: list, prior: list) -> dict[str, int]: # reading -> the label
     "Which label each reading prefers."
     gains = [s.nats - p.nats for s, p in zip(scores, prior)]
     return {"asked": best_choice(scores, "nats"), "length-normalised": best_choice(scores, "bits_per_byte"),
             "minus prior": gains.index(min(gains))}
 
-def balanced(chosen: list[int], gold: list[int], ids, clusters, labels: int) -> Tally:
+def balanced(chosen: list[int], gold: list[int], ids, clusters) -> Tally:
     "The mean over labels of the share right."
     there = sorted(set(gold))
     parts = [tuple(float(x) for label in there for x in (c == g == label, g == label)) for c, g in zip(chosen, gold)]
@@ -323,34 +358,36 @@ def measure_labels(kind: Labelling, model, tok, items: list[dict], inputs: Input
     "Accuracy of labels by likelihood."
     names, texts = [kind.labels.index(r["label"]) for r in items], [r["input"] for r in items]
     worded = label_faults(texts, [kind.meaning[n] for n in names]) if kind.meaning else []
-    refuse(worded + constant_faults([r["label"] for r in items]) + copy_faults(texts) + known_faults(texts, inputs.training))
-    prompts = [dict(instruction=kind.instruction, input=text) for text in (*texts, "")] # the last: nothing, for the prior
+    refuse(worded + constant_faults([r["label"] for r in items]) + copy_faults(texts)
+           + known_faults(texts, inputs.training))
+    prompts = [dict(instruction=kind.instruction, input=text) for text in (*texts, "")] # the last for the prior
     scores = iter(score_requests(model, tok, [(p, name) for p in prompts for name in kind.labels]))
     each = [[next(scores) for _ in kind.labels] for _ in prompts]
     fitting = [(r, n, read_labels(s, each[-1])) for r, n, s in zip(items, names, each) if None not in s]
-    if not fitting: return TaskResult({}, left_out={label: f"all {len(items)} items are longer than the context"})
+    if not fitting: raise NotMeasured(f"all {len(items)} items are longer than the context")
     rows, gold, found = zip(*fitting)
     ids, clusters = [r["id"] for r in rows], [r["cluster"] or r["id"] for r in rows]
-    most = max(Counter(gold).values()) / len(gold)
+    most, n = max(Counter(gold).values()) / len(gold), with_skipped(dict(items=len(rows)), len(items) - len(rows))
     unit, metrics = f"share right, chance {1 / len(kind.labels):.2f}, majority {most:.2f}", {}
     for way in found[0]:
         right = [float(f[way] == g) for f, g in zip(found, gold)]
-        metric = mean_metric(right, unit, "higher", "items", ids, clusters)
-        metrics[label if way == "asked" else f"{label} ({way})"] = metric | dict(n=with_skipped(metric["n"], len(items) - len(rows)))
-    tally = balanced([f["asked"] for f in found], gold, ids, clusters, len(kind.labels))
-    metrics[f"{label} (balanced)"] = tally_metric(tally, "mean share right of labels", "higher", dict(items=len(rows)))
-    outputs = [dict(id=r["id"], asked=r["input"], answered=kind.labels[f["asked"]], gold=r["label"], right=f["asked"] == g)
+        metrics[reading_name(label, way)] = mean_metric(right, unit, "higher", "items", ids, clusters) | dict(n=n)
+    tally = balanced([f["asked"] for f in found], gold, ids, clusters)
+    metrics[f"{label} (balanced)"] = tally_metric(tally, "mean share right of labels", "higher", n)
+    outputs = [dict(id=r["id"], asked=r["input"], answered=kind.labels[f["asked"]], gold=r["label"],
+                    right=f["asked"] == g)
                for r, g, f in zip(rows, gold, found)]
     return TaskResult(metrics, outputs=outputs)
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #766a875d
+# %% ../nbs/evaluation/6_benchmarks.ipynb #a71295ca
 TRANSLATE = {"he-en": "תרגמו לאנגלית.", "en-he": "תרגמו לעברית."}
 
 def parse_pair(found: dict) -> dict | str: # id, doc, he, en; or what is wrong
     "Check one pair of sentences."
     he, en = found.get("he"), found.get("en")
     if not is_text(he) or not is_text(en): return "no he or no en"
-    return dict(id=as_text(found.get("id")) or en, cluster=as_text(found.get("doc")) or as_text(found.get("id")), he=he, en=en)
+    name, doc = (as_text(found.get(k)) for k in ("id", "doc"))
+    return dict(id=name or en, cluster=doc or name or en, he=he, en=en)
 
 def read_translations(inputs: Inputs) -> list[dict]: # id, cluster, group (the way), input, gold
     "Sentences to translate, both ways."
@@ -365,28 +402,32 @@ def measure_translation(model, tok, items: list[dict], inputs: Inputs, label: st
     turned = [f"{len(items) - hebrew} of {len(items)} Hebrew sides are not Hebrew"] if hebrew < .9 * len(items) else []
     refuse(turned + copy_faults(sources) + known_faults(sources, inputs.training))
     prompts = [dict(instruction=TRANSLATE[way], input=text) for text in sources]
-    outputs = [first_line(w.text) for w in write_texts(model, tok, prompts, inputs.long_tokens)]
-    gold, ids, clusters = ([r[k] for r in items] for k in ("gold", "id", "cluster"))
-    n = dict(sentences=len(items)) | (dict(empty=outputs.count("")) if "" in outputs else {})
-    metrics = {f"{label}: {name}": tally_metric(translation_tally(name, outputs, gold, ids, clusters), f"{name}, 0 to 100", "higher", n)
-               for name in TRANSLATION_SCORES}
-    return TaskResult(metrics, outputs=[dict(id=r["id"], asked=r["input"], answered=o, gold=r["gold"]) for r, o in zip(items, outputs)])
+    kept, texts = written_for(model, tok, items, prompts, inputs.long_tokens)
+    outputs, n = list(map(first_line, texts)), counted("sentences", items, texts)
+    gold, ids, clusters = ([r[k] for r in kept] for k in ("gold", "id", "cluster"))
+    tallies = {name: translation_tally(name, outputs, gold, ids, clusters) for name in TRANSLATION_SCORES}
+    metrics = {f"{label}: {name}": tally_metric(t, "0 to 100", "higher", n) for name, t in tallies.items()}
+    seen = [dict(id=r["id"], asked=r["input"], answered=o, gold=r["gold"]) for r, o in zip(kept, outputs)]
+    return TaskResult(metrics, details={label: signatures()}, outputs=seen)
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #b40f4637
+# %% ../nbs/evaluation/6_benchmarks.ipynb #04213064
 def grouped(name: str, measure_group: Callable) -> Callable: # as `Task.run`
     "A task that measures its groups one by one."
-    def run(model, tok, items, inputs, tick=no_tick): return run_groups(name, measure_group, model, tok, items, inputs, tick)
+    def run(*args): return run_groups(name, measure_group, *args)
     return run
+
+def followed_items(inputs: Inputs) -> list[dict]:
+    return take_evenly(read_followed(quarantine=inputs.quarantine), inputs.generations)
 
 def read_questions(inputs: Inputs) -> list[dict]:
     return evenly_by_group(file_questions(inputs) + passage_questions(inputs), inputs.limit)
 
 def labelled_task(kind: Labelling) -> Task:
     "The task of a kind of labels."
-    return Task(kind.stem, lambda inputs: read_labelled(kind, inputs), grouped(kind.stem, lambda *a: measure_labels(kind, *a)))
+    return Task(kind.stem, partial(read_labelled, kind), grouped(kind.stem, partial(measure_labels, kind)))
 
 BENCHMARKS = [
-    Task("instructions", lambda inputs: take_evenly(read_followed(quarantine=inputs.quarantine), inputs.generations), measure_follow, ("instructions",)),
+    Task("instructions", followed_items, measure_follow, ("instructions",)),
     Task("open prompts", read_open, measure_open),
     Task("questions", read_questions, grouped("questions", measure_choices)),
     Task("qa", read_passages, measure_reading),
@@ -394,5 +435,5 @@ BENCHMARKS = [
     Task("translation", read_translations, grouped("translation", measure_translation)),
 ]
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #a17fb6f1
+# %% ../nbs/evaluation/6_benchmarks.ipynb #7258f5a4
 if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

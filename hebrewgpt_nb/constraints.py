@@ -9,7 +9,7 @@ __all__ = ['QUOTES', 'WORD', 'END', 'PARTS', 'MARK', 'FINALS', 'LATIN', 'CHECKS'
            'last_sign', 'no_signs', 'one_of', 'is_sorted', 'has_keys', 'only_hebrew', 'in_language', 'follows',
            'readings', 'grade', 'constraint_fault', 'parse_followed', 'read_followed']
 
-# %% ../nbs/evaluation/3_constraints.ipynb #6c35685f
+# %% ../nbs/evaluation/3_constraints.ipynb #12144c78
 import inspect, json, re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,17 +19,17 @@ from .text.clean import MARKS
 from .text.prefixes import split_prefixes
 from .text.records import Quarantine, as_text, read_checked
 
-# %% ../nbs/evaluation/3_constraints.ipynb #48e07b9a
+# %% ../nbs/evaluation/3_constraints.ipynb #ebdac314
 from .core import introduce
 
-# %% ../nbs/evaluation/3_constraints.ipynb #dd5652df
+# %% ../nbs/evaluation/3_constraints.ipynb #50cb18d1
 QUOTES = {ord(c): '"' for c in "״“”„‟«»"} | {ord(c): "'" for c in "׳‘’‚‛"}
 
 def plain(text: str) -> str:
     "A text without points, with one shape of quotes, without space at its ends."
     return re.sub(f"[{MARKS}]", "", text).translate(QUOTES).strip()
 
-# %% ../nbs/evaluation/3_constraints.ipynb #d6f809c9
+# %% ../nbs/evaluation/3_constraints.ipynb #cf285b08
 WORD, END = re.compile(r"[^\W_]"), re.compile(r"""[.!?…]+["')\]]*(?:\s+|$)|\n+""")
 
 def with_words(parts: list[str]) -> list[str]: return [p.strip() for p in parts if WORD.search(p)]
@@ -38,7 +38,7 @@ def words_of(text: str) -> list[str]: return with_words(text.split())
 def sentences_of(text: str) -> list[str]: return with_words(END.split(text))
 def lines_of(text: str) -> list[str]: return with_words(text.split("\n"))
 
-# %% ../nbs/evaluation/3_constraints.ipynb #1a3e8280
+# %% ../nbs/evaluation/3_constraints.ipynb #3eeb0e85
 PARTS = dict(words=words_of, sentences=sentences_of, lines=lines_of,
              paragraphs=lambda text: with_words(re.split(r"\n\s*\n", text)),
              numbers=re.compile(r"\d+").findall,
@@ -50,7 +50,7 @@ def counted(part: str) -> Callable:
     def check(text, least=1, most=float("inf")): return least <= len(PARTS[part](text)) <= most
     return check
 
-# %% ../nbs/evaluation/3_constraints.ipynb #6fd0fdaa
+# %% ../nbs/evaluation/3_constraints.ipynb #00a23130
 MARK = dict(bulleted=re.compile(r"\s*[-*•–]\s*\S"), numbered=re.compile(r"\s*\d+\s*[.)]\s*\S"))
 
 def has_items(text: str, count: int, style: str) -> bool: # bulleted, numbered, commas
@@ -58,7 +58,7 @@ def has_items(text: str, count: int, style: str) -> bool: # bulleted, numbered, 
     if style == "commas": return len(with_words(text.split(","))) == count
     return sum(bool(MARK[style].match(line)) for line in text.split("\n")) == count
 
-# %% ../nbs/evaluation/3_constraints.ipynb #8cc7df68
+# %% ../nbs/evaluation/3_constraints.ipynb #54bef9d5
 def times_said(text: str, word: str) -> list[int]: # where
     "The places of a word, also behind prefixes, or of several words as they stand."
     word = plain(word)
@@ -66,7 +66,7 @@ def times_said(text: str, word: str) -> list[int]: # where
     found = re.finditer(rf"(?<![א-ת'])[א-ת]*{word}(?![א-ת])", text)
     return [m.start() for m in found if m[0] == word or split_prefixes(m[0])[-1] == word]
 
-# %% ../nbs/evaluation/3_constraints.ipynb #4cf0ee1c
+# %% ../nbs/evaluation/3_constraints.ipynb #5f15a36b
 def contains(text: str, words: list[str]) -> bool: return all(times_said(text, w) for w in words)
 def lacks(text: str, words: list[str]) -> bool: return not any(times_said(text, w) for w in words)
 def says(text: str, word: str, least: int) -> bool: return len(times_said(text, word)) >= least
@@ -79,7 +79,7 @@ def in_order(text: str, words: list[str]) -> bool:
         if at is None: return False
     return True
 
-# %% ../nbs/evaluation/3_constraints.ipynb #78f382e8
+# %% ../nbs/evaluation/3_constraints.ipynb #039de8fe
 def bare_words(text: str) -> list[str]: return [w for w in re.split(r"[^\w']+", text.replace('"', "")) if w]
 
 def begins(text: str, phrase: str) -> bool:
@@ -98,7 +98,7 @@ def letters(text: str, letters: list[str]) -> bool:
     found = [WORD.search(line)[0] for line in lines_of(text)]
     return found[:len(letters)] == letters
 
-# %% ../nbs/evaluation/3_constraints.ipynb #de854235
+# %% ../nbs/evaluation/3_constraints.ipynb #c1189286
 FINALS = str.maketrans("ךםןףץ", "כמנפצ")
 
 def in_quotes(text: str) -> bool: return len(text) > 2 and text[0] == text[-1] == '"'
@@ -112,7 +112,7 @@ def is_sorted(text: str) -> bool:
     found = [" ".join(bare_words(line)).translate(FINALS) for line in lines_of(text)]
     return len(found) > 1 and found == sorted(found)
 
-# %% ../nbs/evaluation/3_constraints.ipynb #f0465a98
+# %% ../nbs/evaluation/3_constraints.ipynb #7d050344
 def has_keys(text: str, keys: list[str]) -> bool:
     "Whether a text is a JSON object of just these keys; a fence around it is no fault."
     text = re.sub(r"^```\w*\n?|\n?```$", "", text)
@@ -128,7 +128,7 @@ def in_language(text: str, language: str) -> bool: # Hebrew, English
     "Whether most letters are of the language's script."
     return is_hebrew(text) if language == "Hebrew" else bool(LATIN.search(text)) and hebrew_share(text) < .5
 
-# %% ../nbs/evaluation/3_constraints.ipynb #7b955b11
+# %% ../nbs/evaluation/3_constraints.ipynb #1c757041
 CHECKS = {part: counted(part) for part in PARTS} | dict(
     items=has_items, contains=contains, lacks=lacks, times=says, order=in_order, begins=begins, ends=ends,
     sentences_begin=sentences_begin, sentence_words=sentence_words, letters=letters, quoted=in_quotes, title=has_title,
@@ -140,21 +140,21 @@ def follows(answer: str, constraint: dict) -> bool: # kind, and what its check t
     told = {k: v for k, v in constraint.items() if k != "kind"}
     return bool(WORD.search(answer)) and CHECKS[constraint["kind"]](plain(answer), **told)
 
-# %% ../nbs/evaluation/3_constraints.ipynb #178718bd
+# %% ../nbs/evaluation/3_constraints.ipynb #b0409e33
 def readings(answer: str) -> list[str]:
     "An answer without its first line, its last, or both; each also without stars."
     lines = answer.strip().split("\n")
     cut = ["\n".join(some).strip() for some in (lines, lines[1:], lines[:-1], lines[1:-1])]
     return [text for whole in cut for text in (whole, whole.replace("*", ""))]
 
-# %% ../nbs/evaluation/3_constraints.ipynb #23f47808
+# %% ../nbs/evaluation/3_constraints.ipynb #a320f9b9
 def grade(answer: str, constraints: list[dict]) -> dict: # strict, loose: one a constraint
     "Which constraints an answer keeps to."
     loosely = readings(answer)
     return dict(strict=[follows(answer, c) for c in constraints],
                 loose=[any(follows(r, c) for r in loosely) for c in constraints])
 
-# %% ../nbs/evaluation/3_constraints.ipynb #bfd87f43
+# %% ../nbs/evaluation/3_constraints.ipynb #2d87cb9d
 def constraint_fault(c) -> str | None:
     "What is wrong with a constraint."
     if not isinstance(c, dict) or c.get("kind") not in CHECKS: return f"unknown kind of constraint: {c}"
@@ -171,12 +171,12 @@ def parse_followed(found: dict) -> dict | str: # id, instruction, constraints, e
     return dict(id=as_text(found.get("id")), instruction=found["instruction"], constraints=given,
                 example=found["example"])
 
-# %% ../nbs/evaluation/3_constraints.ipynb #e4f44596
+# %% ../nbs/evaluation/3_constraints.ipynb #b87b37e2
 def read_followed(path: str | Path="", # JSON lines: id, instruction, constraints, example; empty: the project's
                   quarantine: Quarantine | None=None, # takes the bad lines; if None, a warning counts them
                  ) -> list[dict]:
     "Prompts with constraints."
     return read_checked(path or sample_dir().with_name("open")/"eval"/"follow.jsonl", parse_followed, quarantine)
 
-# %% ../nbs/evaluation/3_constraints.ipynb #b2a39626
+# %% ../nbs/evaluation/3_constraints.ipynb #79de2819
 if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

@@ -7,19 +7,19 @@ __all__ = ['PUNCTUATION', 'ANSWER_SCORES', 'TRANSLATION_SCORES', 'FIGURES', 'LON
            'exact_match', 'harmonic', 'token_f1', 'tlnls', 'score_answer', 'figure_of', 'translation_tally',
            'signatures', 'loops', 'has_entities', 'has_foreign_letters']
 
-# %% ../nbs/evaluation/4_references.ipynb #1af41187
+# %% ../nbs/evaluation/4_references.ipynb #75ce8d27
 import re, string
 from collections import Counter
-from functools import cache
+import numpy as np
 from rapidfuzz.distance import Levenshtein
 from sacrebleu.metrics import BLEU, CHRF
 from .intervals import FIGURES, Tally
 from .text.clean import ENTITY, HEBREW, MARKS, TAG, letters_of
 
-# %% ../nbs/evaluation/4_references.ipynb #07a03df7
+# %% ../nbs/evaluation/4_references.ipynb #84766aa4
 from .core import introduce
 
-# %% ../nbs/evaluation/4_references.ipynb #149cea16
+# %% ../nbs/evaluation/4_references.ipynb #2e907cca
 PUNCTUATION = str.maketrans({c: " " for c in string.punctuation + "״׳“”„‟‘’‚‛«»–—־…" if c not in "'\"׳״"})
 
 def answer_tokens(text: str) -> list[str]:
@@ -27,7 +27,7 @@ def answer_tokens(text: str) -> list[str]:
     text = re.sub(f"[{MARKS}]", "", text).lower().translate(PUNCTUATION)
     return [w for w in (re.sub("[\"'״׳“”„‟‘’‚‛]", "", w) for w in text.split()) if w]
 
-# %% ../nbs/evaluation/4_references.ipynb #49e7d93e
+# %% ../nbs/evaluation/4_references.ipynb #4d275d79
 def exact_match(answer: str, gold: str) -> float: return float(answer_tokens(answer) == answer_tokens(gold))
 
 def harmonic(precision: float, recall: float) -> float:
@@ -40,27 +40,26 @@ def token_f1(answer: str, gold: str) -> float:
     both = sum((Counter(a) & Counter(g)).values())
     return harmonic(both / len(a), both / len(g))
 
-# %% ../nbs/evaluation/4_references.ipynb #278fb8c1
+# %% ../nbs/evaluation/4_references.ipynb #0501daa0
 def tlnls(answer: str, gold: str) -> float: # token-level normalized Levenshtein similarity
     "F1 of words that match by degree."
     a, g = answer_tokens(answer), answer_tokens(gold)
     if not a or not g: return float(a == g)
-    def best(words, others): return sum(max(map(Levenshtein.normalized_similarity, [w] * len(others), others)) for w in words)
+    def best(words, others): return sum(max(Levenshtein.normalized_similarity(w, o) for o in others) for w in words)
     return harmonic(best(a, g) / len(a), best(g, a) / len(g))
 
-# %% ../nbs/evaluation/4_references.ipynb #45d1b644
+# %% ../nbs/evaluation/4_references.ipynb #1b169a0c
 ANSWER_SCORES = dict(TLNLS=tlnls, F1=token_f1, EM=exact_match)
 
-def score_answer(answer: str, golds: list[str]) -> dict[str, float]: # of each of `ANSWER_SCORES` the best over the right answers
+def score_answer(answer: str, golds: list[str]) -> dict[str, float]: # name of the score -> the best over `golds`
     "How much of a right answer is in an answer."
     return {name: max(score(answer, g) for g in golds) for name, score in ANSWER_SCORES.items()}
 
-# %% ../nbs/evaluation/4_references.ipynb #27aaa1c1
+# %% ../nbs/evaluation/4_references.ipynb #ff4e8b04
 TRANSLATION_SCORES = dict(chrF=CHRF(), BLEU=BLEU(effective_order=False))
 
 def figure_of(name: str):
     "A figure of added up counts: (..., counts) -> (...)."
-    import numpy as np
     score = TRANSLATION_SCORES[name]._compute_score_from_stats
     def of(sums): return np.apply_along_axis(lambda row: score([round(x) for x in row]).score, -1, np.asarray(sums))
     return of
@@ -72,12 +71,12 @@ def translation_tally(name: str, outputs: list[str], references: list[str], ids,
     counts = TRANSLATION_SCORES[name]._extract_corpus_statistics(outputs, [references])
     return Tally(tuple(ids), tuple(map(tuple, counts)), tuple(clusters), name)
 
-# %% ../nbs/evaluation/4_references.ipynb #c94e8b33
+# %% ../nbs/evaluation/4_references.ipynb #7d2ef588
 def signatures() -> dict[str, str]:
     "How exactly translations are scored."
     return {name: str(metric.get_signature()) for name, metric in TRANSLATION_SCORES.items()}
 
-# %% ../nbs/evaluation/4_references.ipynb #c6891c45
+# %% ../nbs/evaluation/4_references.ipynb #b4a32523
 LONGEST, TURNS, LEAST_WORDS = 16, 3, 6 # words of what is repeated, times, and words in all
 
 def loops(text: str) -> bool:
@@ -90,7 +89,7 @@ def loops(text: str) -> bool:
             if run >= size * (turns - 1): return True
     return False
 
-# %% ../nbs/evaluation/4_references.ipynb #63e50bf8
+# %% ../nbs/evaluation/4_references.ipynb #fa81bccd
 def has_entities(text: str) -> bool: return bool(ENTITY.search(text) or TAG.search(text))
 
 def has_foreign_letters(text: str, asked: str="") -> bool:
@@ -98,5 +97,5 @@ def has_foreign_letters(text: str, asked: str="") -> bool:
     def foreign(t): return any(c not in HEBREW for c in letters_of(t))
     return foreign(text) and not foreign(asked)
 
-# %% ../nbs/evaluation/4_references.ipynb #393c5e42
+# %% ../nbs/evaluation/4_references.ipynb #43d29978
 if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

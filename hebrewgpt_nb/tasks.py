@@ -21,7 +21,7 @@ from .core import UserError, find_input, sample_dir
 from .text.clean import clean_text
 from .text.examples import parse_row
 from .text.records import Quarantine, read_checked, read_records, source_files
-from .grading import Completion, answer_choices, complete, format_fault, score_requests, write_texts
+from .grading import TOO_LONG, Completion, answer_choices, complete, format_fault, score_requests, write_texts
 from .grading import NotMeasured, make_metric, mean_metric, read_choices, tally_metric
 from .grammar.pairs import Pair, minimal_pairs
 from .intervals import Tally
@@ -222,10 +222,13 @@ def shown_answer(a: dict) -> dict: # asked, answered, gold, right, fault
 def reply_metrics(model, tok, examples: list[dict], inputs: Inputs, tick=no_tick) -> TaskResult:
     "Answer instructions, and count repetitions and what keeps the form."
     replies = write_texts(model, tok, examples, inputs.max_new_tokens, tick)
-    answers = list(map(grade_reply, examples, replies))
-    kept = [float(a["fault"] is None) for a in answers]
+    answers = [grade_reply(e, reply) for e, reply in zip(examples, replies) if reply != TOO_LONG]
+    if not answers: return TaskResult({}, left_out={"format": "no prompt leaves room for its answer",
+                                                    "repetition of answers": "no prompt leaves room for its answer"})
+    kept = mean_metric([float(a["fault"] is None) for a in answers], "share of answers", "higher", "answers",
+                       [a["instruction"] + a["input"] for a in answers])
     metrics = {"repetition of answers": repetition([a["text"] for a in answers]),
-               "format kept": mean_metric(kept, "share of answers", "higher", "answers")}
+               "format kept": kept | dict(n=with_skipped(kept["n"], len(examples) - len(answers)))}
     faults = dict(Counter(a["fault"] for a in answers if a["fault"]))
     return TaskResult(metrics, dict(answers=answers, faults=faults), outputs=list(map(shown_answer, answers)))
 
