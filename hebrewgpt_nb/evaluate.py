@@ -58,9 +58,11 @@ def check_explained(base: dict, instruct: dict):
 # %% ../nbs/06_eval.ipynb #7f1b5eea
 def exchanges(base: dict, instruct: dict, n: int=10) -> list[dict]: # instruction, input, reference, base, instruct
     "The same instructions as both models answered them."
-    pairs = take_evenly(list(zip(base["answers"], instruct["answers"])), n)
-    asked = [dict(instruction=a["instruction"], input=a["input"], reference=a["output"]) for a, _ in pairs]
-    return [e | dict(base=a["text"], instruct=b["text"]) for e, (a, b) in zip(asked, pairs)]
+    def by_question(report): return {(a["instruction"], a["input"]): a for a in report["answers"]}
+    asked, answered = by_question(base), by_question(instruct)
+    both = take_evenly([q for q in asked if q in answered], n)
+    return [dict(instruction=q[0], input=q[1], reference=asked[q]["output"], base=asked[q]["text"],
+                 instruct=answered[q]["text"]) for q in both]
 
 # %% ../nbs/06_eval.ipynb #862c5ebf
 LEGEND = ("Better (▲), worse (▼), no difference that the items could tell (=), not comparable (?), each against the "
