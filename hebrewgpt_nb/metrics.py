@@ -126,12 +126,13 @@ def score_batch(model: HebrewGPT,
 # %% ../nbs/engine/8_metrics.ipynb #b72ab4ed
 def score_pieces(model: HebrewGPT,
                  pieces: list, # (inputs, targets) each, -100 where nothing is scored
-                 batch_tokens: int = 4096, # a forward pass
+                 batch_tokens: int | None = None, # a forward pass; None: as many as suit the device
                  progress = None, # called with the indices of the pieces done
                 ) -> list: # (2, n) each: nats and rank of its n targets
     "Score every piece, as if alone; raises `UserError` for weights that give NaN."
     for ids, _ in pieces: check_ids(model, ids)
     size = max((len(ids) for ids, _ in pieces), default=1)
+    batch_tokens = batch_tokens or (65_536 if model.tok_emb.weight.is_cuda else 4096)
     rows, per_pass = pack_rows([len(ids) for ids, _ in pieces], size), max(1, batch_tokens // size)
     scores = [None] * len(pieces)
     with eval_mode(model):
@@ -172,7 +173,7 @@ def text_windows(tok: Tokenizer, texts: list[str], context: int) -> list[list]: 
 def score_each_text(model: HebrewGPT, tok: Tokenizer, # models of another type register their own way
                     texts: list[str],
                     context: int | None = None, # tokens a window; the model's own if None
-                    batch_tokens: int = 4096, # a forward pass
+                    batch_tokens: int | None = None, # a forward pass; None: as many as suit the device
                     progress = None, # called with the number of texts done
                    ) -> list[Scores]: # one a text
     "Score texts in one pass; raises `UserError` for a text that the tokenizer does not give back."
@@ -184,7 +185,7 @@ def score_each_text(model: HebrewGPT, tok: Tokenizer, # models of another type r
 
 # %% ../nbs/engine/8_metrics.ipynb #99e05f4c
 def score_texts(model: HebrewGPT, tok: Tokenizer, texts: list[str],
-                context: int | None = None, batch_tokens: int = 4096, progress = None, # as in `score_each_text`
+                context: int | None = None, batch_tokens: int | None = None, progress = None, # as in `score_each_text`
                ) -> Scores:
     "The scores of texts together."
     if isinstance(texts, str): raise UserError("texts is one string: give a list of texts")
@@ -234,7 +235,7 @@ def encode_examples(tok: Tokenizer, examples: list[dict],
 def score_examples(model: HebrewGPT, tok: Tokenizer, # models of another type register their own way
                    examples: list[dict], # instruction, input, output
                    context: int | None = None, # the model's own if None
-                   batch_tokens: int = 4096, progress=None, # as in `score_each_text`
+                   batch_tokens: int | None = None, progress=None, # as in `score_each_text`
                   ) -> list[Scores | None]: # one an example; None: longer than the context
     "Score each output, given its prompt."
     pieces = encode_examples(tok, examples, context or model.cfg.context)
@@ -245,7 +246,7 @@ def score_examples(model: HebrewGPT, tok: Tokenizer, # models of another type re
 
 # %% ../nbs/engine/8_metrics.ipynb #7703692b
 def score_answers(model: HebrewGPT, tok: Tokenizer, examples: list[dict],
-                  context: int | None = None, batch_tokens: int = 4096, progress=None, # as in `score_examples`
+                  context: int | None = None, batch_tokens: int | None = None, progress=None, # as in `score_examples`
                  ) -> Scores:
     "The scores of outputs together; `skipped` counts examples longer than the context."
     each = score_examples(model, tok, examples, context, batch_tokens, progress)
