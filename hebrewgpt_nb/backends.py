@@ -167,12 +167,12 @@ def check_given_back(tok, text: str, ids: list[int]):
 def ending(tok) -> list[int]: return [] if tok.eos_token_id is None else [tok.eos_token_id]
 
 @score_each_text.register(StockModel)
-def score_stock_texts(model, tok, texts, context=None, batch_tokens=None, progress=None) -> list[Scores]:
+def score_stock_texts(model, tok, texts, context=None, batch_tokens=None, progress=None, end=True) -> list[Scores]:
     "`score_each_text` of a model of transformers."
     cut, size = [], min(context or model.cfg.context, model.cfg.context)
     for text in texts:
         check_given_back(tok, text, ids := plain_ids(tok, text))
-        cut.append(windows([first_id(tok), *ids, *ending(tok)], size))
+        cut.append(windows([first_id(tok), *ids, *(ending(tok) if end else [])], size))
     scored = iter(score_stock_pieces(model, [piece for pieces in cut for piece in pieces]))
     if progress: progress(len(texts))
     return [sum_scores(list(islice(scored, len(pieces))), [text]) for pieces, text in zip(cut, texts)]

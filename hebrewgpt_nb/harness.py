@@ -16,7 +16,7 @@ from .core import UserError, resolve
 from .grading import score_requests, write_texts
 from .grammar.pairs import minimal_pairs
 from .instructions.choices import letter_choices
-from .metrics import Scores
+from .metrics import Scores, score_each_text
 from .tasks import Inputs
 from .text.records import write_records
 
@@ -61,7 +61,7 @@ class HarnessModel(LM):
         found = self.likelihoods([(read_prompt(context), text) for context, text in (r.args for r in requests)])
         return [(-s.nats, s.top1 == s.tokens) for s in found]
     def loglikelihood_rolling(self, requests, disable_tqdm=False):
-        return [-s.nats for s in self.likelihoods([("", r.args[0]) for r in requests])]
+        return [-s.nats for s in score_each_text(self.model, self.tok, [r.args[0] for r in requests], end=False)]
     def generate_until(self, requests, disable_tqdm=False):
         return [self.write_until(*r.args) for r in requests]
     def write_until(self, context: str, options: dict) -> str:

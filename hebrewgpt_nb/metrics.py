@@ -159,14 +159,15 @@ def sum_scores(scored: list, # of `score_pieces`
                   texts=len(texts), skipped=skipped)
 
 # %% ../nbs/engine/8_metrics.ipynb #9a4453b9
-def text_windows(tok: Tokenizer, texts: list[str], context: int) -> list[list]: # of each text its windows
+def text_windows(tok: Tokenizer, texts: list[str], context: int,
+                 end: bool=True) -> list[list]: # of each text its windows
     "Tokenize texts and cut them into windows; raises `UserError` for a text that is not given back."
     encoded = tok.encode(texts)
     for n, (text, ids) in enumerate(zip(texts, encoded)):
         if tok.decode(ids) != text:
             raise UserError(f"text {n} is not what its tokens decode to: its bytes would not be those scored; "
                             "clean it first")
-    return [windows([tok.bos_id, *ids, tok.eos_id], context) for ids in encoded]
+    return [windows([tok.bos_id, *ids, *[tok.eos_id] * end], context) for ids in encoded]
 
 # %% ../nbs/engine/8_metrics.ipynb #f86eb0e2
 @singledispatch
@@ -175,9 +176,10 @@ def score_each_text(model: HebrewGPT, tok: Tokenizer, # models of another type r
                     context: int | None = None, # tokens a window; the model's own if None
                     batch_tokens: int | None = None, # a forward pass; None: as many as suit the device
                     progress = None, # called with the number of texts done
+                    end: bool = True, # whether that a text ends is scored too, which lm-eval does not
                    ) -> list[Scores]: # one a text
     "Score texts in one pass; raises `UserError` for a text that the tokenizer does not give back."
-    cut = text_windows(tok, texts, context or model.cfg.context)
+    cut = text_windows(tok, texts, context or model.cfg.context, end)
     ends = [i + 1 == len(pieces) for pieces in cut for i in range(len(pieces))] # a text is done with its last window
     report = progress and (lambda done: progress(sum(ends[i] for i in done)))
     scored = iter(score_pieces(model, [piece for pieces in cut for piece in pieces], batch_tokens, report))
