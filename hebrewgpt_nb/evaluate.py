@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['EVALUATED', 'LONGEST', 'LEGEND', 'window', 'evaluate_bundle', 'check_explained', 'exchanges', 'notes_of',
-           'report_page', 'named', 'write_reports', 'headline_values', 'find_test', 'model_context', 'train_missing',
-           'models_of', 'evaluate_all', 'evaluate']
+           'report_page', 'named', 'write_reports', 'headline_values', 'find_test', 'training_of', 'model_context',
+           'train_missing', 'models_of', 'evaluate_all', 'evaluate']
 
 # %% ../nbs/06_eval.ipynb #ddaf046c
 from dataclasses import replace
 from pathlib import Path
 from .core import Device, Dtype, InputPath, NonNegativeInt, PositiveInt, RunFolder
-from .core import Progress, UserError, cli, pick_device, resolve, stage, work_folder
-from .core import write_atomic, write_json
+from .core import Progress, UserError, cli, find_input, pick_device, read_stamp, resolve, sample_dir, stage
+from .core import work_folder, write_atomic, write_json
 from .backends import describe, open_any
 from .bundle import find_bundle, read_config
 from .reports import PUBLISHED, find_reports, list_counts, read_report, save_report, seconds_line
@@ -46,7 +46,7 @@ def evaluate_bundle(bundle: str | Path, # or a run that holds one, or any model,
     model, tok = open_any(str(bundle), device, dtype)
     inputs = Inputs(data, examples, choices, limit, generations, max_new_tokens, seed, window(model.cfg.context),
                     tests, training)
-    return dict(model=describe(model, str(bundle))) | measure(model, tok, inputs, tasks=EVALUATED)
+    return dict(model=describe(model, str(bundle)), training=training) | measure(model, tok, inputs, tasks=EVALUATED)
 
 # %% ../nbs/06_eval.ipynb #7fda4e62
 def check_explained(base: dict, instruct: dict):
@@ -72,6 +72,8 @@ LEGEND = ("Better (▲), worse (▼), no difference that the items could tell (=
 def notes_of(name: str, report: dict) -> list[str]:
     "What a reader must know of a report beside its figures."
     lines = [f"- windows of {report['context']} tokens; {seconds_line(report)}"]
+    known = f"is not in {report['training']}" if report["training"] else "may have been learned: training is not known"
+    lines.append(f"- what the benchmarks ask {known}")
     if report["faults"]: lines.append(f"- answers that do not keep the form: {list_counts(report['faults'])}")
     lines += [f"- not measured: {what.rstrip(': ')}, {why}" for what, why in report["left_out"].items()]
     if report["bad_lines"]: lines.append(f"- lines put aside: {list_counts(report['bad_lines'])}")
@@ -116,6 +118,16 @@ def find_test(sft: str, bundle: str) -> Path:
     raise UserError(f"sft is empty, and {bundle} holds no test.jsonl: "
                     "give the run of the sft stage, whose test examples the model never saw")
 
+# %% ../nbs/06_eval.ipynb #33bb8bfa
+def training_of(sft: str) -> str: # empty: not known
+    "The examples of a run of the sft stage, where one path leads to them."
+    stamp = read_stamp(sft)
+    if not stamp: return ""
+    given = [stamp["key"].get(name, "") for name in ("phase1", "phase2", "data")]
+    here = find_input(next(filter(None, given), sample_dir()))
+    if not here.exists(): return "" # a data set of the hub
+    return str(here/"sft" if (here/"sft").is_dir() else here)
+
 # %% ../nbs/06_eval.ipynb #56c691d6
 def model_context(bundle: str | Path) -> int:
     "The context of a bundle, in tokens."
@@ -151,7 +163,7 @@ def evaluate_all(folder: Path, models: dict[str, str], # name -> what to open
             model, tok = open_any(path, device, dtype)
             shorter = replace(inputs, context=inputs.context or window(model.cfg.context))
             found = measure(model, tok, shorter, lambda n: tick(n, note=name), EVALUATED)
-            reports[name] = named(name, dict(model=describe(model, path)) | found)
+            reports[name] = named(name, dict(model=describe(model, path), training=inputs.training) | found)
     return reports
 
 # %% ../nbs/06_eval.ipynb #e31eb56d
@@ -165,7 +177,7 @@ def evaluate(run: RunFolder = "runs/nb/eval", # where to write: report.md, repor
              sft: InputPath = "", # the sft run whose test.jsonl is answered; empty: the one of bundle
              choices: InputPath = "", # choice questions, a file or the folder of it; empty: the sample's
              tests: InputPath = "", # files of benchmarks, a folder or one; empty: those that come with the package
-             training: InputPath = "", # what the models learned from, searched for what is tested; empty: not known
+             training: InputPath = "", # what the models learned from, searched for what is tested; empty: the sft run's
              examples: PositiveInt = 100, # test examples to score at most
              generations: PositiveInt = 20, # texts to write: so many continuations, and so many answers
              max_new_tokens: PositiveInt = 60, # tokens of each
@@ -178,6 +190,7 @@ def evaluate(run: RunFolder = "runs/nb/eval", # where to write: report.md, repor
     models = models_of(run, base, bundle, model, device := pick_device(device))
     test = "" if model and not sft else str(find_test(sft, models["instruct"] if not model else ""))
     context = 0 if model else window(*map(model_context, models.values()))
+    training = training or training_of(sft or models.get("instruct", model))
     inputs = Inputs(data, test, choices, examples, generations, max_new_tokens, seed, context, tests, training)
     reports = evaluate_all(work_folder(run), models, inputs, device, dtype)
     if not model: check_explained(**reports)

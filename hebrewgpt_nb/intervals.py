@@ -33,9 +33,9 @@ def perplexity(sums: np.ndarray) -> np.ndarray: # nats and units, (..., 2) -> (.
 
 # %% ../nbs/evaluation/0_intervals.ipynb #f4e15db6
 def mean_ratio(sums: np.ndarray) -> np.ndarray: # (..., 2 * groups) -> (...)
-    "The plain mean of the ratios of several groups."
-    pairs = sums.reshape(*sums.shape[:-1], -1, 2)
-    return ratio(pairs).mean(-1)
+    "The plain mean of the ratios of several groups, of those that there are."
+    each = ratio(sums.reshape(*sums.shape[:-1], -1, 2)) # a draw may hold nothing of a group: 0 by 0
+    return np.nansum(each, -1) / np.isfinite(each).sum(-1)
 
 FIGURES: dict[str, Callable] = dict(ratio=ratio, perplexity=perplexity, mean_ratio=mean_ratio)
 
