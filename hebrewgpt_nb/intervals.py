@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'DRAWS', 'LEVEL', 'LEAST', 'Tally', 'ratio', 'perplexity', 'mean_ratio', 'figure', 'draw_items',
-           'own_clusters', 'drawn_figures', 'one_sided', 'interval', 'common', 'paired']
+           'own_clusters', 'drawn_figures', 'middle', 'one_sided', 'interval', 'common', 'paired']
 
 # %% ../nbs/evaluation/0_intervals.ipynb #9bf8d6cb
 import math
@@ -65,6 +65,12 @@ def drawn_figures(t: Tally) -> np.ndarray: # (DRAWS,)
 # %% ../nbs/evaluation/0_intervals.ipynb #12086f9c
 LEVEL = .95
 
+def middle(draws: np.ndarray) -> tuple[float, float] | tuple[None, None]: # none where a draw has no figure
+    "The middle 95 % of draws."
+    if not np.isfinite(draws).all(): return None, None
+    low, high = np.percentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return float(low), float(high)
+
 def one_sided(t: Tally) -> tuple[float, float] | None: # None: the items differ, or it is no share
     "The interval of a share that is 0, or 1, on every item."
     if t.of != "ratio" or not t.parts: return None
@@ -77,8 +83,7 @@ def interval(t: Tally) -> tuple[float, float] | tuple[None, None]: # none of few
     "Where the figure lies, with 95 % confidence."
     if len(set(own_clusters(t))) < 2: return None, None
     if sure := one_sided(t): return sure
-    low, high = np.nanpercentile(drawn_figures(t), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return float(low), float(high)
+    return middle(drawn_figures(t))
 
 # %% ../nbs/evaluation/0_intervals.ipynb #80fb54c0
 def common(a: Tally, b: Tally) -> tuple[Tally, Tally]:
@@ -99,10 +104,8 @@ def paired(a: Tally, b: Tally) -> dict: # difference, low, high, n; the bounds a
     if not a.ids: return dict(difference=None, low=None, high=None, n=0)
     found = dict(difference=figure(b) - figure(a), low=None, high=None, n=len(a.ids))
     if len(set(a.clusters)) < LEAST: return found
-    draws = drawn_figures(b) - drawn_figures(a) # of the same items, as `draw_items` says
-    if not np.isfinite(draws).any(): return found
-    low, high = np.nanpercentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return found | dict(low=float(low), high=float(high))
+    with np.errstate(invalid="ignore"): draws = drawn_figures(b) - drawn_figures(a) # of the same items each
+    return found | dict(zip(("low", "high"), middle(draws)))
 
 # %% ../nbs/evaluation/0_intervals.ipynb #f94164a9
 if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

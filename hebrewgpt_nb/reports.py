@@ -21,7 +21,7 @@ VERDICTS = {"▲": "better", "▼": "worse", "=": "no difference", "?": "not com
 
 def differ(a: dict, b: dict) -> tuple[float | None, float | None]: # the bounds; none where nothing can be told
     "Where the difference of two metrics lies, `b` less `a`."
-    if a.get("items") and b.get("items"):
+    if a.get("items") and b.get("items") and math.isfinite(a["value"] + b["value"]):
         found = paired(Tally(**a["items"]), Tally(**b["items"]))
         return found["low"], found["high"]
     gain, error = b["value"] - a["value"], 2 * math.hypot(a["error"] or 0, b["error"] or 0)

@@ -197,7 +197,7 @@ def test_a_bundle_against_itself_differs_in_nothing(place):
 
 def test_the_same_twice_and_all_files(place):
     results = [evaluate(**arguments(place, run)) for run in ("one", "two")]
-    assert results[0] == results[1] and list(results[0]) == T.headlines()
+    assert results[0] == results[1] and list(results[0]) == T.headlines(E.EVALUATED)
     for name in ("report.json", "exchanges.json", "base.outputs.jsonl", "instruct.outputs.jsonl"): assert (place/"one"/name).read_bytes() == (place/"two"/name).read_bytes()
     for name in ("base", "instruct"): assert measured(place, "one", name) == measured(place, "two", name)
     assert measured(place, "one")["metrics"] != measured(place, "one", "instruct")["metrics"]
