@@ -16,7 +16,7 @@ from .core import work_folder, write_atomic, write_json
 from .backends import describe, open_any
 from .bundle import find_bundle, read_config
 from .reports import PUBLISHED, find_reports, list_counts, read_report, save_report, seconds_line
-from .reports import side_by_side, side_table
+from .reports import measured_elsewhere, measured_here, side_by_side, side_table
 from .text.records import print_quarantined
 from .benchmarks import BENCHMARKS
 from .tasks import TASKS, Inputs, count_items, headlines, measure, take_evenly
@@ -72,8 +72,8 @@ LEGEND = ("Better (▲), worse (▼), no difference that the items could tell (=
 def notes_of(name: str, report: dict) -> list[str]:
     "What a reader must know of a report beside its figures."
     lines = [f"- windows of {report['context']} tokens; {seconds_line(report)}"]
-    known = f"is not in {report['training']}" if report["training"] else "may have been learned: training is not known"
-    lines.append(f"- what the benchmarks ask {known}")
+    known = f"a score of what is in {report['training']} is refused" if report["training"] else "not known"
+    lines.append(f"- what it learned from: {known}")
     if report["faults"]: lines.append(f"- answers that do not keep the form: {list_counts(report['faults'])}")
     lines += [f"- not measured: {what.rstrip(': ')}, {why}" for what, why in report["left_out"].items()]
     if report["bad_lines"]: lines.append(f"- lines put aside: {list_counts(report['bad_lines'])}")
@@ -84,7 +84,8 @@ def report_page(rows: list[dict], # of `side_by_side`
                 reports: dict[str, dict]) -> str: # by name
     "The table as Markdown, with what a reader must know beside it."
     notes = [line for name, report in reports.items() for line in notes_of(name, report)]
-    return "\n\n".join([f"# Evaluation: {', '.join(reports)}", side_table(rows), LEGEND, "\n".join(notes)])
+    tables = side_table(measured_here(rows)), LEGEND, side_table(measured_elsewhere(rows))
+    return "\n\n".join([f"# Evaluation: {', '.join(reports)}", *filter(None, tables), "\n".join(notes)])
 
 # %% ../nbs/06_eval.ipynb #3355407e
 def named(name: str, report: dict) -> dict:

@@ -6,7 +6,8 @@
 __all__ = ['VERDICTS', 'ASIDE', 'PUBLISHED', 'differ', 'compare_metrics', 'format_count', 'format_counts', 'digits',
            'format_number', 'list_counts', 'ModelInfo', 'Metric', 'Report', 'save_report', 'read_report',
            'find_reports', 'cell_html', 'task_html', 'Outputs', 'read_outputs', 'published', 'is_published',
-           'column_names', 'cell_of', 'side_by_side', 'markdown_table', 'side_table', 'plot_shares', 'seconds_line']
+           'column_names', 'cell_of', 'side_by_side', 'markdown_table', 'side_table', 'measured_here',
+           'measured_elsewhere', 'plot_shares', 'seconds_line']
 
 # %% ../nbs/evaluation/8_reports.ipynb #7d9844a5
 import html, math
@@ -181,7 +182,8 @@ def markdown_table(rows: list[tuple[str, ...]], # the first is the head
 
 # %% ../nbs/evaluation/8_reports.ipynb #1fc27eec
 def side_table(rows: list[dict]) -> str: # of `side_by_side`
-    "Several reports as a Markdown table."
+    "Several reports as a Markdown table; nothing for no rows."
+    if not rows: return ""
     names = list(dict.fromkeys(name for row in rows for name in row["cells"]))
     table = [("metric", "unit", *names, "counted on")]
     for row in rows:
@@ -189,6 +191,16 @@ def side_table(rows: list[dict]) -> str: # of `side_by_side`
         said = [f"{format_number(c)} {c['verdict']}".strip() if c else "" for c in cells]
         table.append((row["metric"], row["unit"], *said, format_counts(*(c["n"] for c in cells if c and c["n"]))))
     return markdown_table(table, tuple(range(2, 2 + len(names))))
+
+# %% ../nbs/evaluation/8_reports.ipynb #6e42e90d
+def measured_here(rows: list[dict]) -> list[dict]:
+    "The rows without what was measured elsewhere."
+    cells = [{name: c for name, c in r["cells"].items() if not name.endswith("*")} for r in rows]
+    return [r | dict(cells=c) for r, c in zip(rows, cells) if c]
+
+def measured_elsewhere(rows: list[dict]) -> list[dict]:
+    "The rows that were measured here and elsewhere."
+    return [r for r in rows if {name.endswith("*") for name in r["cells"]} == {True, False}]
 
 # %% ../nbs/evaluation/8_reports.ipynb #aff4c34c
 def plot_shares(rows: list[dict], ax): # of `side_by_side`; axes of matplotlib
