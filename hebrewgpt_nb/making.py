@@ -10,10 +10,10 @@ __all__ = ['Address', 'LimitName', 'SIMPLE', 'COMPLEX', 'KINDS', 'TOPICS', 'FORM
            'translator_prompt', 'why_left_out', 'parse_english', 'read_english', 'parse_answer', 'prose_of',
            'field_fault', 'six_grams', 'example_fault', 'length_fault', 'teacher_fault', 'translation_fault', 'repeats',
            'Request', 'guess_tokens', 'tokens_sent', 'How', 'teacher_requests', 'translator_requests', 'Answer',
-           'Answers', 'Purse', 'Stopped', 'Pace', 'connect', 'StandIn', 'serve', 'NoAnswer', 'read_answer', 'ask',
-           'Asker', 'ask_together', 'ask_all', 'judge', 'take', 'estimate', 'estimate_line', 'Made', 'check_useful',
-           'make_balanced', 'sample_reply', 'write_result', 'open_client', 'check_made', 'check_endpoint', 'queues_of',
-           'make_examples']
+           'Answers', 'Purse', 'Stopped', 'Pace', 'connect', 'StandIn', 'serve', 'NoAnswer', 'read_answer',
+           'ask_client', 'ask', 'Asker', 'ask_together', 'ask_all', 'judge', 'take', 'estimate', 'estimate_line',
+           'Made', 'check_useful', 'make_balanced', 'sample_reply', 'write_result', 'open_client', 'check_made',
+           'check_endpoint', 'queues_of', 'make_examples']
 
 # %% ../nbs/12_making.ipynb #68a0beb9
 import hashlib, itertools, json, math, os, random, re, threading, time, zlib
@@ -500,10 +500,10 @@ def read_answer(key: str, body: dict, found, # what the client gives
     return Answer(key=key, text=text, read=read, written=written)
 
 # %% ../nbs/12_making.ipynb #f1b145fb
-def ask(client, request: Request) -> Answer:
+def ask_client(client, body: dict): # what the client gives
     "Ask once, with the client's retries; raises `NoAnswer`, or `UserError` where no request can have one."
     import openai
-    try: return read_answer(request.key, request.body, client.chat.completions.create(**request.body))
+    try: return client.chat.completions.create(**body)
     except openai.APIStatusError as e:
         said = str(e.body.get("message") or "") if isinstance(e.body, dict) else ""
         said = "" if e.status_code in (401, 403) else said.replace(client.api_key, "***") # some repeat the key
@@ -513,6 +513,10 @@ def ask(client, request: Request) -> Answer:
     except openai.APIConnectionError as e:
         late = isinstance(e, openai.APITimeoutError)
         raise NoAnswer(f"none within {client.timeout:g} s" if late else str(e.__cause__ or e), False) from None
+
+def ask(client, request: Request) -> Answer:
+    "`ask_client`, read."
+    return read_answer(request.key, request.body, ask_client(client, request.body))
 
 # %% ../nbs/12_making.ipynb #7b19ec7e
 MOST_MISSED = 5 # in a row

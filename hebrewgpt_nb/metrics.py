@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['Sums', 'Scores', 'exp', 'pack_rows', 'collate_rows', 'losses_and_ranks', 'score_batch', 'score_pieces', 'windows',
-           'sum_scores', 'text_windows', 'score_texts', 'bits_per_byte', 'encode_example', 'decode_answers',
-           'encode_examples', 'score_answers', 'score_each_answer', 'paired_difference', 'choice_scores',
-           'repetition_rate']
+           'sum_scores', 'text_windows', 'score_each_text', 'score_texts', 'bits_per_byte', 'encode_example',
+           'decode_answers', 'encode_examples', 'score_examples', 'score_answers', 'score_each_answer',
+           'paired_difference', 'choice_scores', 'repetition_rate']
 
 # %% ../nbs/engine/8_metrics.ipynb #304c40a4
 import bisect, math
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
+from functools import singledispatch
+from itertools import islice
 import torch
 from .core import UserError
 from .model import HebrewGPT
@@ -124,12 +126,13 @@ def score_batch(model: HebrewGPT,
 # %% ../nbs/engine/8_metrics.ipynb #b72ab4ed
 def score_pieces(model: HebrewGPT,
                  pieces: list, # (inputs, targets) each, -100 where nothing is scored
-                 batch_tokens: int = 4096, # a forward pass
+                 batch_tokens: int | None = None, # a forward pass; None: as many as suit the device
                  progress = None, # called with the indices of the pieces done
                 ) -> list: # (2, n) each: nats and rank of its n targets
     "Score every piece, as if alone; raises `UserError` for weights that give NaN."
     for ids, _ in pieces: check_ids(model, ids)
     size = max((len(ids) for ids, _ in pieces), default=1)
+    batch_tokens = batch_tokens or (65_536 if model.tok_emb.weight.is_cuda else 4096)
     rows, per_pass = pack_rows([len(ids) for ids, _ in pieces], size), max(1, batch_tokens // size)
     scores = [None] * len(pieces)
     with eval_mode(model):
@@ -156,30 +159,39 @@ def sum_scores(scored: list, # of `score_pieces`
                   texts=len(texts), skipped=skipped)
 
 # %% ../nbs/engine/8_metrics.ipynb #9a4453b9
-def text_windows(tok: Tokenizer, texts: list[str], context: int) -> list[list]: # of each text its windows
+def text_windows(tok: Tokenizer, texts: list[str], context: int,
+                 end: bool=True) -> list[list]: # of each text its windows
     "Tokenize texts and cut them into windows; raises `UserError` for a text that is not given back."
     encoded = tok.encode(texts)
     for n, (text, ids) in enumerate(zip(texts, encoded)):
         if tok.decode(ids) != text:
             raise UserError(f"text {n} is not what its tokens decode to: its bytes would not be those scored; "
                             "clean it first")
-    return [windows([tok.bos_id, *ids, tok.eos_id], context) for ids in encoded]
+    return [windows([tok.bos_id, *ids, *[tok.eos_id] * end], context) for ids in encoded]
 
 # %% ../nbs/engine/8_metrics.ipynb #f86eb0e2
-def score_texts(model: HebrewGPT, tok: Tokenizer,
-                texts: list[str],
-                context: int | None = None, # tokens a window; the model's own if None
-                batch_tokens: int = 4096, # a forward pass
-                progress = None, # called with the number of texts done
-               ) -> Scores:
+@singledispatch
+def score_each_text(model: HebrewGPT, tok: Tokenizer, # models of another type register their own way
+                    texts: list[str],
+                    context: int | None = None, # tokens a window; the model's own if None
+                    batch_tokens: int | None = None, # a forward pass; None: as many as suit the device
+                    progress = None, # called with the number of texts done
+                    end: bool = True, # whether that a text ends is scored too, which lm-eval does not
+                   ) -> list[Scores]: # one a text
     "Score texts in one pass; raises `UserError` for a text that the tokenizer does not give back."
-    if isinstance(texts, str): raise UserError("texts is one string: give a list of texts")
-    texts = list(texts)
-    cut = text_windows(tok, texts, context or model.cfg.context)
+    cut = text_windows(tok, texts, context or model.cfg.context, end)
     ends = [i + 1 == len(pieces) for pieces in cut for i in range(len(pieces))] # a text is done with its last window
     report = progress and (lambda done: progress(sum(ends[i] for i in done)))
-    scored = score_pieces(model, [piece for pieces in cut for piece in pieces], batch_tokens, report)
-    return sum_scores(scored, texts)
+    scored = iter(score_pieces(model, [piece for pieces in cut for piece in pieces], batch_tokens, report))
+    return [sum_scores(list(islice(scored, len(pieces))), [text]) for pieces, text in zip(cut, texts)]
+
+# %% ../nbs/engine/8_metrics.ipynb #99e05f4c
+def score_texts(model: HebrewGPT, tok: Tokenizer, texts: list[str],
+                context: int | None = None, batch_tokens: int | None = None, progress = None, # as in `score_each_text`
+               ) -> Scores:
+    "The scores of texts together."
+    if isinstance(texts, str): raise UserError("texts is one string: give a list of texts")
+    return sum(score_each_text(model, tok, list(texts), context, batch_tokens, progress), Scores())
 
 def bits_per_byte(model: HebrewGPT, tok: Tokenizer, texts: list[str]) -> float:
     "Bits that the model needs for a byte of `texts`; comparable between tokenizers."
@@ -208,41 +220,49 @@ def decode_answers(tok: Tokenizer, targets: list[int]) -> list[str]:
 
 # %% ../nbs/engine/8_metrics.ipynb #3040c728
 def encode_examples(tok: Tokenizer, examples: list[dict],
-                    context: int) -> tuple[list, list[str]]: # pieces, their outputs
-    "The examples that fit the context; raises `UserError` for an answer that is not given back."
-    pieces, outputs = [], []
+                    context: int) -> list: # of each its piece; None: longer than the context
+    "The examples as ids; raises `UserError` for an answer that is not given back."
+    pieces = []
     for e in examples:
         inputs, targets = encode_example(tok, e)
-        if len(inputs) > context: continue
         answers = [turn["output"] for turn in turns_in(e)]
-        if decode_answers(tok, targets) != answers:
+        if len(inputs) <= context and decode_answers(tok, targets) != answers:
             raise UserError(f"an answer is not what its tokens decode to ({answers[-1][:40]!r}): "
                             "its bytes would not be those scored; clean it first")
-        pieces.append((inputs, targets))
-        outputs.append("".join(answers))
-    return pieces, outputs
+        pieces.append((inputs, targets) if len(inputs) <= context else None)
+    return pieces
 
 # %% ../nbs/engine/8_metrics.ipynb #c4535cc8
-def score_answers(model: HebrewGPT, tok: Tokenizer,
-                  examples: list[dict], # instruction, input, output
-                  context: int | None = None, # the model's own if None
-                  batch_tokens: int = 4096, progress=None, # as in `score_texts`
-                 ) -> Scores:
-    "Score outputs, given their prompts; `skipped` counts examples longer than the context."
-    pieces, outputs = encode_examples(tok, examples, context or model.cfg.context)
+@singledispatch
+def score_examples(model: HebrewGPT, tok: Tokenizer, # models of another type register their own way
+                   examples: list[dict], # instruction, input, output
+                   context: int | None = None, # the model's own if None
+                   batch_tokens: int | None = None, progress=None, # as in `score_each_text`
+                  ) -> list[Scores | None]: # one an example; None: longer than the context
+    "Score each output, given its prompt."
+    pieces = encode_examples(tok, examples, context or model.cfg.context)
     report = progress and (lambda done: progress(len(done)))
-    scored = score_pieces(model, pieces, batch_tokens, report)
-    return sum_scores(scored, outputs, skipped=len(examples) - len(outputs))
+    scored = iter(score_pieces(model, [p for p in pieces if p], batch_tokens, report))
+    outputs = ["".join(turn["output"] for turn in turns_in(e)) for e in examples]
+    return [sum_scores([next(scored)], [output]) if p else None for p, output in zip(pieces, outputs)]
+
+# %% ../nbs/engine/8_metrics.ipynb #7703692b
+def score_answers(model: HebrewGPT, tok: Tokenizer, examples: list[dict],
+                  context: int | None = None, batch_tokens: int | None = None, progress=None, # as in `score_examples`
+                 ) -> Scores:
+    "The scores of outputs together; `skipped` counts examples longer than the context."
+    each = score_examples(model, tok, examples, context, batch_tokens, progress)
+    return sum(filter(None, each), Scores(skipped=each.count(None)))
 
 # %% ../nbs/engine/8_metrics.ipynb #80992bf8
 def score_each_answer(model: HebrewGPT, tok: Tokenizer,
                       examples: list[dict], # instruction, input, output; each fits the context
                      ) -> list[Scores]: # one an example
     "Score each output, given its prompt; raises `UserError` for an example longer than the context."
-    pieces, outputs = encode_examples(tok, examples, model.cfg.context)
-    if long := len(examples) - len(pieces):
+    each = score_examples(model, tok, examples)
+    if long := each.count(None):
         raise UserError(f"{long} examples are longer than the context of {model.cfg.context}: leave them out")
-    return [sum_scores([one], [text]) for one, text in zip(score_pieces(model, pieces), outputs)]
+    return each
 
 # %% ../nbs/engine/8_metrics.ipynb #cddbadb4
 def paired_difference(before: list[Scores], after: list[Scores], # of the same texts

@@ -133,7 +133,7 @@ def model(o) -> int:
     pack(o.work, o.out)
     return status
 
-BACK = ("metrics.jsonl", "report.md", "report.json", "exchanges.json") # of each run
+BACK = ("metrics.jsonl", "report.md", "report.json", "*.report.json", "*.outputs.jsonl", "exchanges.json") # of each run
 
 def pack(work: Path, out: Path):
     "Reports of all runs in reports.tar.gz, and the tuned model in bfloat16 in weights.tar, in pieces of 16 MB."

@@ -1,9 +1,9 @@
 "Evaluation: metrics against plain loops, the same twice, and one clear line for each thing that is wrong."
 import json, math, os, subprocess, sys
-import pytest, torch
-import hebrewgpt_nb.evaluate as E, hebrewgpt_nb.grading as G, hebrewgpt_nb.tasks as T
-from hebrewgpt_nb.bundle import save_bundle
-from hebrewgpt_nb.core import UserError, read_json, sample_dir, read_stamp
+import numpy as np, pytest, torch
+import hebrewgpt_nb.evaluate as E, hebrewgpt_nb.grading as G, hebrewgpt_nb.metrics as M, hebrewgpt_nb.reports as R, hebrewgpt_nb.tasks as T
+from hebrewgpt_nb.bundle import load_bundle, save_bundle
+from hebrewgpt_nb.core import UserError, read_json, read_jsonl, sample_dir, read_stamp
 from hebrewgpt_nb.text.records import Quarantine, read_records
 from hebrewgpt_nb.evaluate import evaluate
 from hebrewgpt_nb.grammar.pairs import FRAMES
@@ -20,15 +20,26 @@ def place(tmp_path_factory):
     for seed, name in enumerate(("base", "tuned")): save_bundle(fill(HebrewGPT(get_preset("tiny", vocab_size=1024)), seed).eval(), tok, folder/name/"bundle")
     lines = (sample_dir()/"sft"/"phase1.jsonl").read_text(encoding="utf8").split("\n")[:12]
     (folder/"tuned"/"test.jsonl").write_text("\n".join(lines) + "\n", encoding="utf8")
+    few = (sample_dir()/"eval"/"choices.jsonl").read_text(encoding="utf8").split("\n")[:5]
+    (folder/"choices_few.jsonl").write_text("\n".join(few) + "\n", encoding="utf8")
     return folder
 
 def arguments(place, run, **changes):
     "A small evaluation in `place`."
-    return dict(run=str(place/run), base=str(place/"base"), bundle=str(place/"tuned"), generations=3, max_new_tokens=12, device="cpu") | changes
+    return dict(run=str(place/run), base=str(place/"base"), bundle=str(place/"tuned"), generations=3, max_new_tokens=12, tests=str(place/"choices_few.jsonl"), device="cpu") | changes
+
+def alone(place, path, **changes):
+    "The same of one model."
+    given = dict(examples=str(place/"tuned"/"test.jsonl"), generations=3, max_new_tokens=12, tests=str(place/"choices_few.jsonl"), device="cpu")
+    return E.evaluate_bundle(path, **given | changes)
+
+def measured(place, run, name="base"):
+    "What a run found of a model, less what differs each time."
+    return {k: v for k, v in read_json(place/run/f"{name}.report.json").items() if k not in ("seconds", "model")}
 
 def loaded(place, name="base"):
     "Model and tokenizer of a bundle in `place`."
-    return E.load_bundle(place/name)
+    return load_bundle(place/name)
 
 def nats_of(model, ids, start):
     "What the tokens from `start` on cost, one full forward pass for each."
@@ -44,7 +55,8 @@ def test_choices_are_those_of_a_plain_loop(place):
         prompt = G.choice_prompt(tok, q)
         answers = [nats_of(model, prompt + tok.encode(a), len(prompt)) for a in G.letter_choices(q["choices"])]
         texts = [nats_of(model, prompt + tok.encode(c), len(prompt)) / len(c.encode()) for c in q["choices"]]
-        assert found == dict(group="choice", chance=.25, answer=int(answers.index(min(answers)) == q["answer_index"]), text=int(texts.index(min(texts)) == q["answer_index"]))
+        expected = dict(group="choice", chance=.25, answer=int(answers.index(min(answers)) == q["answer_index"]), text=int(texts.index(min(texts)) == q["answer_index"]))
+        assert {k: found[k] for k in expected} == expected and found["answered"] == G.letter_choices(q["choices"])[answers.index(min(answers))]
         for got, expected in zip(G.choice_scores(model, tok, prompt, G.letter_choices(q["choices"])), answers): assert abs(got.nats - expected) < 1e-3 * expected
     assert {d["answer"] for d in done} | {d["text"] for d in done} == {0, 1} # else the comparison would be empty
 
@@ -146,46 +158,51 @@ def test_a_task_is_one_entry(place, monkeypatch):
     def count_letters(model, tok, prompts, inputs, tick):
         tick(len(prompts))
         return T.TaskResult({"letters": G.mean_metric([len(p) for p in prompts], "letters", "higher", "texts")}, dict(seen=prompts))
-    monkeypatch.setattr(T, "TASKS", [*T.TASKS, T.Task("letters", lambda inputs: inputs.prompts, count_letters, ("letters",))])
+    own = T.Task("letters", lambda inputs: inputs.prompts, count_letters, ("letters",))
+    monkeypatch.setattr(E, "EVALUATED", [*T.TASKS, own])
     result = evaluate(**arguments(place, "toy"))
-    report, progress = read_json(place/"toy"/"report.json"), read_json(place/"toy"/"progress.json")
-    assert result["letters"]["better"] == "=" and report["rows"][-1]["metric"] == "letters" and len(report["base"]["seen"]) == 3
+    rows, progress = {r["metric"]: r for r in read_json(place/"toy"/"report.json")["rows"]}, read_json(place/"toy"/"progress.json")
+    assert result["letters"]["better"] == "=" and list(rows["letters"]["cells"]) == ["base", "instruct"] and len(measured(place, "toy")["seen"]) == 3
     assert "| letters " in (place/"toy"/"report.md").read_text(encoding="utf8") and progress["done"] == progress["total"]
-    monkeypatch.undo()
-    plain = E.evaluate_bundle(place/"base", examples=str(place/"tuned"/"test.jsonl"), generations=3, max_new_tokens=12, device="cpu")
-    assert json.loads(json.dumps(plain)) == {k: v for k, v in report["base"].items() if k != "seen"} | {"metrics": {k: v for k, v in report["base"]["metrics"].items() if k != "letters"}}
+    monkeypatch.setattr(E, "EVALUATED", T.TASKS)
+    plain, found = json.loads(json.dumps(alone(place, place/"base"))), measured(place, "toy")
+    assert plain["metrics"] == {k: v for k, v in found["metrics"].items() if k != "letters"}
 
 def test_the_metrics_are_those_of_the_parts(place):
     "What the list of tasks reports, and in which order, from the functions that it is made of."
     evaluate(**arguments(place, "one"))
     model, tok = loaded(place)
     inputs = T.Inputs(examples=str(place/"tuned"/"test.jsonl"))
-    sources, scores = T.by_source(inputs.texts), T.score_texts(model, tok, [t["text"] for t in inputs.texts])
-    answers, accuracy = T.score_answers(model, tok, inputs.test), G.choice_accuracy(model, tok, inputs.questions)["all"]
-    metrics = read_json(place/"one"/"report.json")["base"]["metrics"]
+    sources, scores = T.by_source(inputs.texts), M.score_texts(model, tok, [t["text"] for t in inputs.texts])
+    answers, accuracy = M.score_answers(model, tok, inputs.test), G.choice_accuracy(model, tok, inputs.questions)["all"]
+    metrics = measured(place, "one")["metrics"]
     names = ["bits per byte", *(f"bits per byte: {s}" for s in sources), "perplexity", "perplexity by word", "top-1", "top-5", "answers: perplexity", "answers: bits per byte",
              "repetition", "repetition of answers", "format kept", "choices", "choices (text alone)", "pairs", *(f"pairs: {kind}" for kind in FRAMES)]
-    assert list(metrics) == names
+    assert list(metrics)[:len(names)] == names and {"instructions", "questions: choice"} <= set(metrics)
     found = [metrics[n]["value"] for n in ("perplexity", "top-5", "answers: perplexity", "choices", "choices (text alone)")]
     expected = [scores.perplexity, scores.top5_accuracy, answers.perplexity, accuracy["accuracy"], accuracy["text_accuracy"]]
     assert all(math.isclose(a, b, rel_tol=1e-5) for a, b in zip(found, expected))
-    assert metrics["choices"] == dict(value=accuracy["accuracy"], unit="share right, chance 0.25", better="higher", n=dict(questions=40), error=accuracy["error"])
+    expected = dict(value=accuracy["accuracy"], unit="share right, chance 0.25", better="higher", n=dict(questions=40), error=accuracy["error"])
+    assert {k: metrics["choices"][k] for k in expected} == expected
+    assert all(m["low"] is None or m["low"] <= m["value"] <= m["high"] for m in metrics.values()) and all(m["n"] and m["items"] for m in metrics.values())
 
 # --- the stage -------------------------------------------------------------------------------------
 
 def test_a_bundle_against_itself_differs_in_nothing(place):
     evaluate(**arguments(place, "self", bundle=str(place/"base"), sft=str(place/"tuned")))
-    report, pairs = read_json(place/"self"/"report.json"), read_json(place/"self"/"exchanges.json")
-    assert report["base"] == report["instruct"] and all(r["better"] == "=" and r["base"] == r["instruct"] for r in report["rows"])
+    rows, pairs = read_json(place/"self"/"report.json")["rows"], read_json(place/"self"/"exchanges.json")
+    assert measured(place, "self") == measured(place, "self", "instruct")
+    assert all(r["cells"]["instruct"] == r["cells"]["base"] | dict(verdict="=") for r in rows if "base" in r["cells"])
     assert pairs and all(e["base"] == e["instruct"] for e in pairs)
 
 def test_the_same_twice_and_all_files(place):
     results = [evaluate(**arguments(place, run)) for run in ("one", "two")]
-    assert results[0] == results[1] and list(results[0]) == T.headlines()
-    for name in ("report.json", "report.md", "exchanges.json"): assert (place/"one"/name).read_bytes() == (place/"two"/name).read_bytes()
-    report = read_json(place/"one"/"report.json")
-    assert report["base"]["metrics"] != report["instruct"]["metrics"]
-    assert all(r["n"] for r in report["rows"]) and {r["metric"] for r in report["rows"] if r["base_error"] is None} >= {"bits per byte", "perplexity"}
+    assert results[0] == results[1] and list(results[0]) == T.headlines(E.EVALUATED)
+    for name in ("report.json", "exchanges.json", "base.outputs.jsonl", "instruct.outputs.jsonl"): assert (place/"one"/name).read_bytes() == (place/"two"/name).read_bytes()
+    for name in ("base", "instruct"): assert measured(place, "one", name) == measured(place, "two", name)
+    assert measured(place, "one")["metrics"] != measured(place, "one", "instruct")["metrics"]
+    seconds = read_json(place/"one"/"base.report.json")["seconds"]
+    assert list(seconds)[:2] == ["texts", "answers"] and all(s >= 0 for s in seconds.values()) and f"{seconds['texts']:,.1f}" in (place/"one"/"report.md").read_text(encoding="utf8")
     progress = read_json(place/"one"/"progress.json")
     assert progress["done"] == progress["total"] > 0
     assert read_stamp(place/"one")["result"] == results[0]
@@ -193,25 +210,29 @@ def test_the_same_twice_and_all_files(place):
 def test_the_table_of_the_page_is_aligned(place):
     evaluate(**arguments(place, "one"))
     rows = read_json(place/"one"/"report.json")["rows"]
-    lines = E.format_table(rows).split("\n")
-    assert len({len(line) for line in lines}) == 1 and len(lines) == len(rows) + 2
-    assert E.format_table(rows) in (place/"one"/"report.md").read_text(encoding="utf8")
+    page = (place/"one"/"report.md").read_text(encoding="utf8")
+    for some in (R.measured_here(rows), R.measured_elsewhere(rows)):
+        lines = R.side_table(some).split("\n")
+        assert len({len(line) for line in lines}) == 1 and len(lines) == len(some) + 2
+        assert R.side_table(some) in page
+    assert all(name.endswith("*") or "*" not in name for r in rows for name in r["cells"]) and "HebrewGPT-1B*" in page
 
 def test_an_evaluated_bundle_is_what_the_stage_says(place):
     evaluate(**arguments(place, "one"))
-    alone = E.evaluate_bundle(place/"base", examples=str(place/"tuned"/"test.jsonl"), generations=3, max_new_tokens=12, device="cpu")
-    assert json.loads(json.dumps(alone)) == read_json(place/"one"/"report.json")["base"]
+    found = json.loads(json.dumps(alone(place, place/"base")))
+    assert {k: v for k, v in found.items() if k in measured(place, "one")} == measured(place, "one")
+    assert found["outputs"] == read_jsonl(place/"one"/"base.outputs.jsonl")
 
 def test_bad_test_examples_are_shown(place, tmp_path, capsys):
     (tmp_path/"test.jsonl").write_text((place/"tuned"/"test.jsonl").read_text(encoding="utf8") + '{"instruction": "מה?"}\n', encoding="utf8")
     evaluate(**arguments(place, "bad", sft=str(tmp_path)))
-    assert read_json(place/"bad"/"report.json")["base"]["bad_lines"] == {"no instruction or no output": 1}
+    assert measured(place, "bad")["bad_lines"] == {"no instruction or no output": 1}
     assert "evaluate: 1 lines put aside (no instruction or no output: 1); first" in capsys.readouterr().out
-    assert "Lines put aside: 1 no instruction or no output" in (place/"bad"/"report.md").read_text(encoding="utf8")
+    assert "lines put aside: 1 no instruction or no output" in (place/"bad"/"report.md").read_text(encoding="utf8")
 
 def test_per_token_metrics_of_two_tokenizers_are_not_compared():
     few, many = (G.make_metric(p, "per token", "lower", dict(tokens=n)) for p, n in ((20., 100), (10., 150)))
-    assert E.compare_metrics(few, many) == "?" and E.compare_metrics(few, few | {"value": 10.}) == "▲"
+    assert R.compare_metrics(few, many) == "?" and R.compare_metrics(few, few | {"value": 10.}) == "▲"
 
 def test_any_two_bundles_and_any_text(place, tmp_path):
     "A base with another tokenizer and a short context, one short validation text, bfloat16."
@@ -220,26 +241,74 @@ def test_any_two_bundles_and_any_text(place, tmp_path):
     (tmp_path/"data").mkdir()
     (tmp_path/"data"/"news.valid.jsonl").write_text('{"text": "שלום"}\n', encoding="utf8")
     result = evaluate(**arguments(place, "any", base=str(tmp_path/"short"), data=str(tmp_path/"data"), examples=4, generations=1, max_new_tokens=1, seed=7, dtype="bfloat16"))
-    report, page = read_json(place/"any"/"report.json"), (place/"any"/"report.md").read_text(encoding="utf8")
-    assert "choices" not in result and "choices" in report["instruct"]["metrics"] and result["perplexity"]["better"] in "?▲▼"
-    assert report["base"]["context"] == report["instruct"]["context"] == 32 and report["base"]["metrics"]["bits per byte"]["n"] == dict(sources=1, texts=1, bytes=8)
-    assert "- base: choices, all 40 questions are longer than 32 tokens" in page
+    page, found = (place/"any"/"report.md").read_text(encoding="utf8"), {name: measured(place, "any", name) for name in ("base", "instruct")}
+    assert "choices" not in result and "choices" in found["instruct"]["metrics"] and result["perplexity"]["better"] in "?▲▼="
+    assert found["base"]["context"] == found["instruct"]["context"] == 32 and found["base"]["metrics"]["bits per byte"]["n"] == dict(sources=1, texts=1, bytes=8)
+    assert "- not measured: choices, all 40 questions are longer than 32 tokens" in page
 
 def test_what_a_report_does_not_explain_is_refused():
     one = dict(metrics={"perplexity": G.make_metric(2., "per token", "lower", dict(tokens=9))}, left_out={})
     two = dict(metrics=one["metrics"] | {"bits per byte: law": G.make_metric(2., "bits/byte", "lower", dict(bytes=9))}, left_out={})
-    with pytest.raises(UserError, match=r"different metrics \(bits per byte: law\)"): E.compare_table(one, two)
-    assert len(E.compare_table(one | {"left_out": {"bits per byte: law": "no reason"}}, two)) == 1
+    with pytest.raises(UserError, match=r"different metrics \(bits per byte: law\)"): E.check_explained(one, two)
+    E.check_explained(one | {"left_out": {"bits per byte: law": "no reason"}}, two)
 
 def test_what_is_not_given_is_trained_below_the_run(place):
     evaluate(**arguments(place, "trained", bundle="", examples=4, generations=1))
     assert E.model_context(place/"trained"/"instruct") == 256 and (place/"trained"/"instruct"/"test.jsonl").exists()
-    assert read_json(place/"trained"/"report.json")["instruct"]["metrics"]["answers: perplexity"]["n"]["examples"] == 4
+    assert measured(place, "trained", "instruct")["metrics"]["answers: perplexity"]["n"]["examples"] == 4
+
+# --- intervals, and any model ----------------------------------------------------------------------
+
+@pytest.mark.parametrize("values", [[1.] * 14 + [0.] * 26, [.1, .5, .9, .3, .7, .2] * 5])
+def test_an_interval_is_that_of_scipy(values):
+    bootstrap = pytest.importorskip("scipy.stats").bootstrap
+    theirs = bootstrap((values,), np.mean, method="percentile", n_resamples=4000, rng=1).confidence_interval
+    metric = G.mean_metric(values, "share", "higher", "questions")
+    assert metric["low"] == pytest.approx(theirs.low, abs=.03) and metric["high"] == pytest.approx(theirs.high, abs=.03)
+
+def test_an_oracle_is_above_a_guesser_and_equals_itself():
+    right, chance = [1.] * 200, [float(i % 4 == 0) for i in range(200)]
+    oracle, guesser = (dict(model=dict(name=n, kind="bundle"), metrics={"m": G.mean_metric(v, "share right", "higher", "questions")}) for n, v in (("oracle", right), ("guesser", chance)))
+    rows = R.side_by_side([guesser, oracle, guesser])
+    assert [c["verdict"] for c in rows[0]["cells"].values()] == ["", "▲", "="]
+    low, value = (rows[0]["cells"]["oracle"][k] for k in ("low", "value"))
+    assert value == 1 and .98 < low < 1 and guesser["metrics"]["m"]["low"] < .25 < guesser["metrics"]["m"]["high"]
+
+def test_one_model_beside_others_from_another_folder(place, tmp_path, monkeypatch):
+    "A model alone, beside a run of a pair; the same wherever the command is given."
+    given = arguments(place, "alone", base="", bundle="", model=str(place/"tuned"), beside=str(place/"one"), sft=str(place/"tuned"))
+    evaluate(**arguments(place, "one"))
+    result = evaluate(**given)
+    cells = next(r["cells"] for r in read_json(place/"alone"/"report.json")["rows"] if r["metric"] == "choices")
+    assert list(cells) == ["model", "base", "instruct", "HebrewGPT-1B-Instruct*"] and cells["instruct"]["verdict"] == "=" and cells["HebrewGPT-1B-Instruct*"]["verdict"] == ""
+    assert result["choices"] == cells["model"]["value"] == cells["instruct"]["value"]
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(**given | dict(run=str(tmp_path/"run"))) == result
+
+def test_what_an_audit_refuses_has_no_score(place, tmp_path):
+    "Labels turned round, and questions that the model was tuned on."
+    words = [("הצגה מדהימה ומעולה", "שלילי"), ("שירות גרוע ונורא", "חיובי")]
+    rows = [dict(id=str(n), text=f"{text} {n} {'אב' * n}", label=label) for n, (text, label) in enumerate(words * 12)]
+    for name, label in (("inverted", lambda l: l), ("right", lambda l: dict(שלילי="חיובי", חיובי="שלילי")[l])):
+        (tmp_path/name).mkdir()
+        (tmp_path/name/"sentiment_films_dev.jsonl").write_text("".join(json.dumps(r | dict(label=label(r["label"]))) + "\n" for r in rows))
+    found = {name: alone(place, place/"base", tests=str(tmp_path/name)) for name in ("inverted", "right")}
+    assert "sentiment: films" in found["right"]["metrics"] and "sentiment: films" not in found["inverted"]["metrics"]
+    assert "inverted" in found["inverted"]["left_out"]["sentiment: films"]
+    known = alone(place, place/"base", training=str(place/"choices_few.jsonl"))
+    assert not any(name.startswith("questions") for name in known["metrics"]) and "refused" in known["left_out"]["questions: choice"]
+
+@pytest.mark.parametrize("content, message", [("{", "not valid JSON"), ('{"model": {"name": "a"}}', "missing"), ("[]", "expected dict")])
+def test_a_report_that_is_none_is_named(place, tmp_path, content, message):
+    (tmp_path/"a.report.json").write_text(content)
+    with pytest.raises(UserError, match="a.report.json") as e: evaluate(**arguments(place, "beside", beside=str(tmp_path)))
+    assert message in str(e.value) and "\n" not in str(e.value)
 
 @pytest.mark.parametrize("changes, message", [
     (dict(base="runs/nowhere"), "base is runs/nowhere: no such file or folder"), (dict(sft="PLACE/base"), "no test.jsonl there"),
     (dict(bundle="PLACE/base"), "holds no test.jsonl"), (dict(base="PLACE"), "no bundle there"), (dict(generations=0), "generations is 0"), (dict(examples=0), "examples is 0"),
-    (dict(choices="PLACE/none.jsonl"), "none.jsonl"), (dict(data="PLACE/none"), "no such file or folder"), (dict(device="gpu"), "choose one of auto, cpu, cuda")])
+    (dict(model="runs/nowhere"), "model is runs/nowhere: no such file or folder"), (dict(model="http://localhost:1/v1"), "give its name behind a #"), (dict(tests="PLACE/tuned/test.jsonl"), "unknown task"),
+    (dict(beside="PLACE/base"), "holds no report"), (dict(choices="PLACE/none.jsonl"), "none.jsonl"), (dict(data="PLACE/none"), "no such file or folder"), (dict(device="gpu"), "choose one of auto, cpu, cuda")])
 def test_wrong_parameters_are_one_line(place, changes, message):
     given = {k: v.replace("PLACE", str(place)) if isinstance(v, str) else v for k, v in changes.items()}
     with pytest.raises(UserError) as e: evaluate(**arguments(place, "wrong", **given))

@@ -7,7 +7,7 @@ from hebrewgpt_nb.bundle import save_bundle
 from hebrewgpt_nb.core import UserError, check_value, read_jsonl, DataSet
 from hebrewgpt_nb.metrics import encode_example, score_answers
 from hebrewgpt_nb.sft import in_phases, plan_phases, prepare_examples, read_all, sft
-from hebrewgpt_nb.tasks import reply_to
+from hebrewgpt_nb.grading import prompt_ids
 from hebrewgpt_nb.text.examples import hub_rows, read_examples, read_place, reading_lines
 from hebrewgpt_nb.text.hygiene import screen_examples
 from hebrewgpt_nb.text.records import Quarantine, write_records
@@ -115,7 +115,7 @@ def test_every_answer_of_a_conversation_costs_what_it_costs_after_what_was_said(
         nats += F.cross_entropy(logits[len(prompt) - 1:-1], torch.tensor(answer), reduction="sum").item()
     scores = score_answers(model, tok, [e])
     assert scores.nats == pytest.approx(nats, rel=1e-4) and scores.bytes == len("טוב.שתיים.".encode())
-    assert reply_to(model, tok, e, 2)["earlier"] == e["earlier"] # evaluation asks with the turns before
+    assert prompt_ids(tok, e) == encode_prompt(tok, e["instruction"], e["input"], e["earlier"]) # evaluation asks with the turns before
 
 def test_a_conversation_longer_than_the_context_keeps_the_turns_that_fit(tok, tmp_path):
     write_records(tmp_path/"talk.jsonl", [dict(messages=[m for k in range(9) for m in chats(f"שאלה {n} {k} ארוכה למדי", f"תשובה {n} {k}", "role", "content")]) for n in range(8)])
