@@ -89,7 +89,7 @@ def candidates(logits: torch.Tensor, # (B, V)
         if not p[:, -1].any(): break
     return p / p.sum(-1, keepdim=True), order
 
-# %% ../nbs/03_generate.ipynb #a059997f
+# %% ../nbs/03_generate.ipynb #fe51c773
 def draw(p: torch.Tensor, # (B, V), of any sum
          generator: torch.Generator | None=None, # on the device of `p`
         ) -> torch.Tensor: # (B,) ids
@@ -279,9 +279,10 @@ class BatchRow:
         cache = model.make_cache(length=len(self.ids))
         self.advance(next_logits(model, self.ids, cache))
         return cache
+    def choose(self, logits: torch.Tensor) -> int: return self.sampler(logits, self.ids)
     def advance(self, logits: torch.Tensor): # (1, V)
         "Choose a token and take in its text."
-        token = self.sampler(logits, self.ids)
+        token = self.choose(logits)
         self.left -= 1
         if self.tok.sp.is_control(token): return self.finish("stop")
         self.text += self.out.push(token)
@@ -293,7 +294,7 @@ class BatchRow:
         self.reason = reason
         self.text += self.out.flush()
 
-# %% ../nbs/03_generate.ipynb #58c7d79d
+# %% ../nbs/03_generate.ipynb #46446f0b
 def make_row(model: HebrewGPT, tok: Tokenizer, prompt: str | list[int], max_new_tokens: int = 100,
              temperature: float = 0.8, top_p: float = 0.95, top_k: int = 0, seed: int = 0,
              repetition_penalty: float = 1.0, stop = (), min_p: float = 0.,
@@ -305,7 +306,7 @@ def make_row(model: HebrewGPT, tok: Tokenizer, prompt: str | list[int], max_new_
     sampler = make_sampler(model, temperature, top_p, top_k, seed, repetition_penalty, min_p)
     return kind(tok, ids, min(max_new_tokens, model.cfg.context - len(ids)), sampler, TextStream(tok, ids, stop))
 
-# %% ../nbs/03_generate.ipynb #818731ad
+# %% ../nbs/03_generate.ipynb #eaab6b4c
 AT_ONCE = MATVEC_MAX_ROWS # rows that C multiplies as it does one: to the last bit what a row gives alone
 SLACK = 64 # tokens beyond the longest row: so many steps at least from one `slide` to the next
 
