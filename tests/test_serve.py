@@ -2,17 +2,14 @@
 import gc, json, random, re, socket, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-import httpx, openai, pytest, torch, uvicorn
-from fastapi import FastAPI
-from starlette.exceptions import HTTPException
-from starlette.routing import Mount
+import httpx, openai, pytest, torch
 from conftest import VOCAB, small
 import hebrewgpt_nb.generate as G
 from hebrewgpt_nb.bundle import save_bundle
 from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.generate import Batch, BatchRow, generate, make_row, next_logits
 from hebrewgpt_nb.quantize import quantize_for_decoding
-from hebrewgpt_nb.serve import Busy, Scheduler, Ticket, make_api, open_port, pieces, refuse, updates
+from hebrewgpt_nb.serve import Busy, Scheduler, Ticket, make_server, open_port, pieces, serve, updates
 from hebrewgpt_nb.tokenizer import encode_prompt
 
 PROMPTS = ["ש", "בוקר טוב לכולם, " * 4, "היום", "שלום לך", "אמא אמרה שמחר נלך לים", "כן. " * 20, "לא"]
@@ -187,8 +184,7 @@ def test_scores_are_log_probabilities_of_a_full_pass(tok, packed, monkeypatch, s
 def served(tok, packed):
     listener = open_port("127.0.0.1", 0)
     with Scheduler(packed, tok, rows=8, queue=40) as one:
-        app = FastAPI(openapi_url=None, routes=[Mount("/v1", make_api({"small": one}))], exception_handlers={HTTPException: refuse})
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        server = make_server({"small": one})
         thread = threading.Thread(target=server.run, kwargs=dict(sockets=[listener]), daemon=True)
         thread.start()
         soon(lambda: server.started)
@@ -366,11 +362,11 @@ def test_the_command_serves_a_bundle(packed, tok, tmp_path):
     command = [sys.executable, "-m", "hebrewgpt_nb.serve", "--model", str(tmp_path/"run"), "--port"]
     with subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         try:
-            address = re.match(r"(http://127.0.0.1:(\d+)/v1) answers as run\n", running.stdout.readline())
+            lines = iter(running.stdout.readline, "")
+            address = next(filter(None, (re.match(r"(http://127.0.0.1:(\d+)/v1) answers as run\n", line) for line in lines)))
             with openai.OpenAI(base_url=address[1], api_key="none", max_retries=0) as client:
                 assert client.completions.create(model="run", prompt="שלום", temperature=0, max_tokens=5).choices[0].text == generate(packed, tok, "שלום", 5, temperature=0)
             assert httpx.get(f"http://127.0.0.1:{address[2]}/").status_code == 404
-            busy = subprocess.run([*command, address[2]], capture_output=True, text=True, timeout=60)
-            assert busy.returncode == 2 and re.fullmatch(r"error: cannot serve on 127.0.0.1:\d+ \(.*\); give another --host or --port\n", busy.stderr)
+            with pytest.raises(UserError, match="cannot serve on 127.0.0.1:.*; give another --host or --port"): serve(str(tmp_path/"run"), port=int(address[2]))
         finally: running.send_signal(2)
         assert running.wait(20) in (0, 130, -2) and "Traceback" not in running.stderr.read()
