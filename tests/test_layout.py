@@ -6,7 +6,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LIBRARY, NOTEBOOKS = ROOT/"hebrewgpt_nb", ROOT/"nbs"
 DOOR = ["data", "tokenizer", "tokenizer_json", "model", "quantize", "bundle", "generate", "metrics", "stock", "pretrain", "sft",
-        "grading", "tasks", "evaluate", "release", "making", "bench", "jobs"]
+        "grading", "tasks", "evaluate", "release", "making", "bench", "serve", "jobs"]
 FOLDERS = ["core", "text", "grammar", "instructions", "engine", "training", "door", "studies", "apps"] # each may import from those before it, and from itself
 
 
@@ -87,7 +87,7 @@ READING = [ # the order in which the notebooks are read
     "instructions.choices", "instructions.sets", "instructions.mix",
     "engine.scan", "engine.cpu", "engine.fused", "engine.loss", "engine.blocks", "model", "quantize", "bundle", "generate", "metrics", "stock",
     "training.rows", "training.optim", "training.checkpoint", "training.loop", "pretrain", "sft",
-    "grading", "tasks", "evaluate", "release", "making", "bench", "jobs"]
+    "grading", "tasks", "evaluate", "release", "making", "bench", "serve", "jobs"]
 
 def test_the_reading_order_names_every_module():
     assert set(READING) == {m for m in MODULES if folder_of(m) != "studies"}

@@ -31,7 +31,7 @@ class BlockKind:
     "A row of the table: all that is known of a mixer outside its own class."
     name: str # of the mixer in its block, and so of its weights: blocks.0.<name>.…
     mixer: type # mixer(cfg), then mixer(x, rope, mask, docs, cache): (B, T, D) -> (B, T, D)
-    cache: type # cache(cfg, batch, length, device, dtype), which has `fill` and `tensors`
+    cache: type # cache(cfg, batch, length, device, dtype), which has `put`, `slide` and `tensors`
     matrices: tuple # its layers that read from the residual stream and, the last, write to it
     flops: Callable # (cfg, T) -> operations a token, forward, in a context of T
     rotary: bool = False # wants the angles of positions, and a mask where documents share a row
@@ -235,11 +235,13 @@ class AttentionCache:
         self.k[:, :, n:n + T], self.v[:, :, n:n + T] = k, v
         self.n += T
         return self.k[:, :, :self.n], self.v[:, :, :self.n], cache_mask(n, T, self.begin, k.device)
-    def fill(self, rows: list, n: int, begin): # caches of one row each
-        "Take over `rows`, so that each ends at `n`."
-        self.n, self.begin = n, begin
-        for i, row in enumerate(rows):
-            for own, theirs in zip(self.tensors, row.tensors): own[i, :, n - row.n:n] = theirs[0, :, :row.n]
+    def put(self, i: int, row, n: int): # a cache of one row
+        "Row `i` becomes `row`, and ends at `n`."
+        for own, theirs in zip(self.tensors, row.tensors): own[i, :, n - row.n:n] = theirs[0, :, :row.n]
+    def slide(self, n: int, to: int):
+        "What ended at `n` ends at `to`; further down, the oldest falls out."
+        kept = min(n, to)
+        for own in self.tensors: own[:, :, to - kept:to] = own[:, :, n - kept:n].clone()
 
 # %% ../../nbs/engine/5_blocks.ipynb #c5a80140
 def attention_flops(cfg: ModelConfig, T: int) -> int: # context -> a token, forward
@@ -352,9 +354,10 @@ class MambaCache:
         "Keep the end of `x`; where that is short, after the end of what was."
         K = self.past.shape[1]
         self.past.copy_(torch.cat([self.past, x[:, -K:]], 1)[:, -K:])
-    def fill(self, rows: list, n: int, begin): # caches of one row each
-        "Take over `rows`; a state has no length."
-        for i, row in enumerate(rows): self.S[i], self.past[i] = row.S[0], row.past[0]
+    def put(self, i: int, row, n: int): # a cache of one row
+        "Row `i` becomes `row`; a state has no length."
+        self.S[i], self.past[i] = row.S[0], row.past[0]
+    def slide(self, n: int, to: int): pass # nor a place
 
 # %% ../../nbs/engine/5_blocks.ipynb #62a0cae1
 def mamba_flops(cfg: ModelConfig, T: int) -> int: # context -> a token, forward
