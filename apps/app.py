@@ -2,18 +2,19 @@
 import os
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", # read when gradio is imported: the page and the server ask nobody else
                "GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000"} # nor keep a table of all questions, read anew at each
-import argparse, json, random, re, sys, threading, time
-from itertools import zip_longest
+import argparse, hmac, json, math, random, re, sys, threading, time
 from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
+from starlette.routing import Mount
 from hebrewgpt_nb.bundle import find_bundle, load_bundle, read_config
+from hebrewgpt_nb.engine.cpu import MATVEC_MAX_ROWS
 from hebrewgpt_nb.core import UserError, append_line, pick_device, read_json, resolve
-from hebrewgpt_nb.generate import TextStream, check_sampling, decode_loop, make_sampler
-from hebrewgpt_nb.metrics import choice_scores, repetition_rate
+from hebrewgpt_nb.metrics import repetition_rate
 from hebrewgpt_nb.model import count_parameters
+from hebrewgpt_nb.serve import Busy, Scheduler, follow, make_api
 from hebrewgpt_nb.text.prefixes import WORD, split_words
 from hebrewgpt_nb.tokenizer import encode_prompt, readable_pieces
 
@@ -26,7 +27,8 @@ WORDS = json.loads((HERE/"words.json").read_text()) # key -> Hebrew, English
 EXAMPLES = ["איך מכינים סלט ירקות ישראלי?", "תן לי שלושה רעיונות לטיול משפחתי בשבת.", "הסבר במשפט אחד מהי פוטוסינתזה.", "כתבי ברכה קצרה ליום הולדת של חברה."]
 SENTENCE = "וכשהגענו לבית הספר בשעה 8:30, המורה לימדה אותנו Python: print(\"שלום\")"
 WAYS = ("way_auto", "way_one", "way_many", "way_text")
-THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
+    button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800", button_primary_background_fill_dark="*primary_700") # white on it can be read
 HEAD = f"<script>{(HERE/'page.js').read_text().replace('WORDS', json.dumps(WORDS), 1)}</script>"
 
 i18n = gr.I18n(**{language: {key: both[n] for key, both in WORDS.items()} for n, language in enumerate(("he", "en"))})
@@ -43,14 +45,15 @@ class Refusal(Exception):
 
 class Bot:
     "A loaded model with its tokenizer, and what its bundle says."
-    def __init__(self, path: str, device: str="auto", dtype: str="auto"): # a bundle, or a run that holds one; raises `UserError`
+    def __init__(self, path: str, device: str="auto", dtype: str="auto", batch: int=MATVEC_MAX_ROWS): # a bundle, or a run that holds one; raises `UserError`
         self.folder, device = find_bundle(path), pick_device(device)
         if dtype == "auto": dtype = None if device == "cuda" else "int8" if count_parameters(read_config(self.folder)) > 50e6 else "float32"
         self.model, self.tok = load_bundle(path, device, dtype)
         written = read_json(self.folder/"generation.json")
         self.info, self.sampling, self.context = written["info"], written["sampling"], self.model.cfg.context
         self.run = self.folder.parent if self.folder.name == "bundle" else self.folder
-        self.name = "/".join(self.run.parts[-2:])
+        self.name = "-".join(self.run.parts[-2:])
+        self.scheduler = Scheduler(self.model, self.tok, batch, queue=MAX_WAITING, max_new_tokens=MAX_NEW, max_seconds=MAX_SECONDS)
 
     def way(self, chosen: str) -> str:
         "What the model is given: as it was trained is one message alone, unless its bundle says that it learned from several turns."
@@ -72,18 +75,13 @@ class Bot:
         if "\ufffd" in text: raise Refusal("broken_character")
         if len(text) > MAX_CHARS: raise Refusal("too_long", len(text), MAX_CHARS)
 
-    def write(self, ids: list[int], sampling: dict): # yields text so far, tokens, state
-        "The answer as it grows; its last state says how it ended."
-        new = sampling["max_new_tokens"]
-        check_sampling(**{k: v for k, v in sampling.items() if k not in ("seed", "stop")})
-        drawn, sampler = [], make_sampler(self.model, *(sampling[k] for k in ("temperature", "top_p", "top_k", "seed", "repetition_penalty", "min_p")))
-        out, room, text, end = TextStream(self.tok, ids, sampling["stop"]), min(new, self.context - len(ids)), "", time.monotonic() + MAX_SECONDS
-        def draw(logits, ids): drawn.append(sampler(logits, ids)); return drawn[-1]
-        for piece in decode_loop(self.model, self.tok, ids, room, draw, out):
-            yield (text := text + piece), len(drawn), "writing"
-            if time.monotonic() > end: yield text, len(drawn), "late"; return
-        ended = out.done or not drawn or self.tok.sp.is_control(drawn[-1])
-        yield text, len(drawn), "done" if ended else "full" if room < new else "cut"
+def load_bots(paths: list[str], device: str, dtype: str, batch: int) -> dict[str, Bot]:
+    "The models by name; raises `UserError`."
+    bots = {}
+    for path in paths:
+        bot = Bot(path, device, dtype, batch)
+        if bots.setdefault(bot.name, bot) is not bot: raise UserError(f"{path}: there is a {bot.name} already; name each bundle once, and rename one of two folders")
+    return bots
 
 NAMES = ("way", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens", "seed", "stop")
 
@@ -97,25 +95,41 @@ def given(bot: Bot, talk: list[dict], index: int, settings: dict, input: str="")
     asked = talk[index - 1]["text"] if index and talk[index - 1]["role"] == "user" else ""
     return bot.prompt(asked, exchanges(talk[:index - 1]), bot.way(settings["way"]), int(settings["max_new_tokens"]), input)
 
-def reply(bot: Bot, talk: list[dict], settings: dict, input: str=""): # `settings` by `NAMES`
-    "The answer that the last message of `talk` waits for, as it grows; whatever keeps it from being written is said in it."
-    last, before = talk[-1], time.monotonic()
-    seed = last.get("seed") or settings["seed"]
-    seed = random.randrange(2**31) if seed is None else int(seed)
-    m = dict(role="assistant", text="", model=bot.name, seed=seed, context=bot.context, limit=MAX_SECONDS)
-    if way := settings["way"]: m["way"] = way
-    begun, tokens = last["text"], last.get("tokens", 0)
-    try:
-        ids, m["dropped"] = given(bot, talk, len(talk) - 1, settings, input)
-        m["alone"] = bot.way(way) == "way_one" and len(talk) > 2
-        sampling = {k: settings[k] for k in NAMES[1:6]} | dict(max_new_tokens=min(int(settings["max_new_tokens"]), MAX_NEW), seed=seed, stop=settings["stop"] or ())
-        if begun:
-            ids = ids + bot.tok.encode(begun)
-            if len(ids) >= bot.context: yield m | dict(text=begun, state="full"); return
-        for text, new, state in bot.write(ids, sampling):
-            yield m | dict(text=begun + text, tokens=tokens + new, state=state, seconds=round(last.get("seconds", 0) + time.monotonic() - before, 3))
-    except Refusal as e: yield m | dict(text=begun, state="refused", note=list(e.args))
-    except UserError as e: yield m | dict(text=begun, state="refused", note=["cannot", str(e)])
+ENDS = dict(stop="done", length="cut", time="late", cancelled="stopped")
+
+class Answer:
+    "The answer that the last message of a conversation waits for; whatever keeps it from being written is said in its message."
+    def __init__(self, bot: Bot, talk: list[dict], settings: dict, input: str=""): # `settings` by `NAMES`
+        last, seed = talk[-1], int(talk[-1].get("seed", -1 if settings["seed"] is None else settings["seed"]))
+        if seed < 0: seed = random.randrange(2**31)
+        self.begun, self.made, self.seconds, self.since, self.ticket = last["text"], last.get("tokens", 0), last.get("seconds", 0), None, None
+        self.m = dict(role="assistant", text=self.begun, state="refused", model=bot.name, seed=seed, way=settings["way"], context=bot.context, limit=MAX_SECONDS)
+        try:
+            ids, self.m["dropped"] = given(bot, talk, len(talk) - 1, settings, input)
+            self.m["alone"] = bot.way(settings["way"]) == "way_one" and len(talk) > 2
+            if self.begun: ids = ids + bot.tok.encode(self.begun) # it goes on
+            self.is_full = len(ids) + int(settings["max_new_tokens"]) > bot.context
+            if len(ids) >= bot.context: self.m["state"] = "full"; return
+            sampling = {k: settings[k] for k in NAMES[1:6]} | dict(seed=seed, stop=settings["stop"] or ())
+            self.ticket = bot.scheduler.submit(ids, int(settings["max_new_tokens"]), **sampling)
+        except Refusal as e: self.m["note"] = list(e.args)
+        except Busy: self.m["note"] = ["busy"]
+        except UserError as e: self.m["note"] = ["cannot", str(e)]
+
+    @property
+    def message(self) -> dict:
+        "How far it is."
+        t, now = self.ticket, time.monotonic()
+        if not t: return self.m
+        if t.error: return self.m | dict(note=["cannot", str(t.error)])
+        if t.place: return self.m | dict(state="waiting", place=t.place)
+        self.since = self.since or now
+        state = "writing" if t.running else "full" if t.reason == "length" and self.is_full else ENDS[t.reason]
+        return self.m | dict(text=self.begun + t.text, state=state, tokens=self.made + t.made, seconds=round(self.seconds + now - self.since, 3))
+
+async def grow(*answers: Answer): # yields their messages
+    "Answers side by side as they grow; whoever stops listening cancels them."
+    async for _ in follow([a.ticket for a in answers if a.ticket]): yield [a.message for a in answers]
 
 def whole(text: str) -> str:
     "Without halves of characters, which cannot be sent back."
@@ -151,17 +165,22 @@ def prefixes_of(text: str) -> list[list]: # text, None, None, kind
 
 # --- two answers, and what people think of answers ---------------------------------------------------
 
-def figures_of(bots: list[Bot], question: str, input: str, answers: list[dict]) -> list[list]: # key, both values, whose model measured
+async def figures_of(bots: list[Bot], question: str, input: str, answers: list[dict]) -> list[list]: # key, both values, whose model measured
     "Figures of two answers; the likelihood of each under both models."
-    rate = lambda m: m.get("tokens", 0) / m["seconds"] if m.get("seconds") else None
+    def rate(m): return m.get("tokens", 0) / m["seconds"] if m.get("seconds") else None
     rows = [["tokens_count", *(m.get("tokens", 0) for m in answers)], ["words_count", *(len(m["text"].split()) for m in answers)],
             ["repetition", *(repetition_rate(m["text"]) for m in answers)], ["tokens_per_second", *map(rate, answers)]]
-    return rows + [["likelihood", *(bits(bot, question, input, m["text"]) for m in answers), n] for n, bot in enumerate(bots)]
+    return rows + [["likelihood", *[await bits(bot, question, input, m["text"]) for m in answers], n] for n, bot in enumerate(bots)]
 
-def bits(bot: Bot, question: str, input: str, answer: str) -> float | None: # None if it cannot be measured
+async def bits(bot: Bot, question: str, input: str, answer: str) -> float | None: # None if it cannot be measured
     "Bits for a byte of an answer to a question, by a model."
-    try: return choice_scores(bot.model, bot.tok, bot.prompt(question, input=input)[0], [answer])[0].bits_per_byte
+    try:
+        ids, own = bot.prompt(question, input=input)[0], bot.tok.encode(answer)
+        ticket = bot.scheduler.submit(ids + own, 0, top=0, score_prompt=True)
     except (Refusal, UserError): return None
+    async for _ in follow([ticket]): pass
+    if ticket.error or not own: return None
+    return -sum(s.logprob for s in ticket.prompt_scores[len(ids):]) / math.log(2) / len(answer.encode())
 
 def note(log: Path, name: str, **record) -> bool: # whether there was room
     "A line more in one of the files of `log`."
@@ -185,12 +204,12 @@ class Desk:
     "What the page asks for: the models by name, and the folder of what people think of answers."
     def __init__(self, bots: dict, log: Path): self.bots, self.log = bots, log
 
-    def chat(self, talk, name, *settings): # yields the question's box, and the conversation
+    async def chat(self, talk, name, *settings): # yields the question's box, and the conversation
         "Answer the question that waits; what was refused is put back into the box."
         if not talk or talk[-1].get("state") != "waiting": yield gr.skip(), gr.skip(); return
         talk = [m | dict(text=whole(m["text"])) for m in talk]
         *before, last = talk
-        for m in reply(self.bots[name], talk, dict(zip(NAMES, settings))):
+        async for [m] in grow(Answer(self.bots[name], talk, dict(zip(NAMES, settings)))):
             box = gr.skip()
             if m["state"] == "refused" and not m["text"] and before:
                 box, before[-1] = before[-1]["text"], before[-1] | dict(text=shorten(before[-1]["text"]))
@@ -199,27 +218,24 @@ class Desk:
     def received(self, event: gr.EventData, talk, name, *settings) -> dict | None:
         "The prompt of an answer, token by token."
         index, settings = event._data["index"], dict(zip(NAMES, settings))
-        m = talk[index] if index < len(talk) else {}
-        bot = self.bots.get(m.get("model"), self.bots[name])
+        if index >= len(talk): return None
+        m, bot = talk[index], self.bots.get(talk[index].get("model"), self.bots[name])
         try: ids, _ = given(bot, talk, index, settings | dict(way=m.get("way") or settings["way"]))
         except Refusal: return None
         return dict(pieces=pieces_of(bot, ids), at=time.time()) # the time: the same prompt can be shown again
 
-    def compare(self, question, input, blind, *chosen): # yields the pair as shown, and in the end what a vote needs
+    async def compare(self, question, input, blind, *chosen): # yields the pair as shown, and in the end what a vote needs
         "One question, two models or settings: both answers as they grow, then their figures."
         half, question, input = len(chosen) // 2, whole(question), whole(input)
         sides = [(self.bots[c[0]], dict(zip(NAMES, c[1:]))) for c in (chosen[:half], chosen[half:])]
         if blind: random.shuffle(sides)
-        names = [bot.name for bot, _ in sides]
-        talk = [dict(role="user", text=question), dict(role="assistant", text="", state="waiting")]
-        shown = [talk[-1]] * 2
-        for answers in zip_longest(*(reply(bot, talk, settings, input) for bot, settings in sides)):
-            shown = [new or old for new, old in zip(answers, shown)]
-            yield dict(sides=[{k: v for k, v in m.items() if k != "model"} for m in shown], names=None if blind else names), None
-        rows = figures_of([bot for bot, _ in sides], question, input, shown)
-        about = dict(question=question, input=input, blind=blind, sides=[dict(model=n, settings=s, seed=m["seed"], answer=m["text"]) for n, (_, s), m in zip(names, sides, shown)])
-        final = dict(sides=[{k: v for k, v in m.items() if k != "model"} for m in shown], names=None if blind else names, rows=rows)
-        yield final, (final, about)
+        names, talk = [bot.name for bot, _ in sides], [dict(role="user", text=question), dict(role="assistant", text="", state="waiting")]
+        async for messages in grow(*(Answer(bot, talk, settings, input) for bot, settings in sides)):
+            shown = dict(sides=[{k: v for k, v in m.items() if k != "model"} for m in messages], names=None if blind else names)
+            yield shown, None
+        shown["rows"] = await figures_of([bot for bot, _ in sides], question, input, messages)
+        about = dict(question=question, input=input, blind=blind, sides=[dict(model=n, settings=s, seed=m["seed"], answer=m["text"]) for n, (_, s), m in zip(names, sides, messages)])
+        yield shown, (shown, about)
 
     def like(self, event: gr.EventData, talk, name, *settings):
         "Write down what somebody thinks of an answer."
@@ -241,11 +257,10 @@ class Desk:
 
 # --- what is let in -----------------------------------------------------------------------------------
 
-class Shown(gr.HTML):
-    "A part of the page that page.js draws from its value, and whose events it triggers."
-    def __init__(self, draw: str, events: tuple=(), **props): # a function of page.js, and what it may tell
-        script = f"page.{draw}(element, props, watch, trigger) // {', '.join(map(repr, events))}"
-        super().__init__(html_template="<div></div>", js_on_load=script, apply_default_css=False, **props)
+def shown(draw: str, events: tuple=(), **props) -> gr.HTML: # a function of page.js, and what it may tell
+    "A part of the page that page.js draws from its value."
+    script = f"page.{draw}(element, props, watch, trigger) // {', '.join(map(repr, events))}"
+    return gr.HTML(html_template="<div></div>", js_on_load=script, apply_default_css=False, **props)
 
 STATES = ("waiting", "writing", "done", "cut", "full", "late", "stopped", "refused")
 FIELDS = dict(role=lambda v: v in ("user", "assistant"), text=lambda v: isinstance(v, str), state=lambda v: v in STATES, way=lambda v: v in WAYS,
@@ -263,7 +278,7 @@ def fits(component, value) -> bool:
         case gr.Textbox(): return isinstance(value, str)
         case gr.Checkbox(): return isinstance(value, bool)
         case gr.Dropdown(): return isinstance(value, str) and value in [v for _, v in component.choices]
-        case Shown(): return isinstance(value, list) and len(value) <= MAX_MESSAGES and all(map(is_message, value))
+        case gr.HTML(): return isinstance(value, list) and len(value) <= MAX_MESSAGES and all(map(is_message, value))
         case gr.Dataset(): return type(value) is int and 0 <= value < len(component.raw_samples)
         case gr.State(): return value is None
         case gr.Number() if value is None: return True # an emptied field
@@ -282,10 +297,13 @@ class Door:
     "Lets in what the page itself asks for, and programs at its named endpoints; anything else is refused in one line before Gradio sees it."
     READ = re.compile(r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|login_check)|/(assets|static|svelte)/.+|/gradio_api/(info|startup-events|queue/data|heartbeat/[\w-]+)/?")
     WRITTEN = ("/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/cancel", "/gradio_api/reset", "/login")
-    def __init__(self, app, page: gr.Blocks): self.app, self.page = app, page
+    def __init__(self, app, page: gr.Blocks, key: str=""): self.app, self.page, self.key = app, page, key # what programs at /v1 must show
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http": return await self.app(scope, receive, send)
         request, pieces = Request(scope, receive), []
+        if request.url.path.startswith("/v1/"): # OpenAI's endpoint has a door of its own
+            if hmac.compare_digest(request.headers.get("authorization", "").encode() if self.key else b"", f"Bearer {self.key}".encode() if self.key else b""): return await self.app(scope, receive, send)
+            return await JSONResponse(dict(error=dict(message="give --auth's NAME:PASSWORD as the API key", type="invalid_request_error", param=None, code="invalid_api_key")), 401)(scope, receive, send)
         try:
             said = self.closed(request)
             if not said and request.method == "POST":
@@ -328,16 +346,16 @@ def model_choice(bots: dict, name: str, key: str) -> gr.Dropdown:
 
 def sampling_controls(bot: Bot) -> list: # as of `NAMES`
     "All that can be set of an answer."
-    def slider(key, *values): return gr.Slider(*values, label=i18n(key), info=i18n(f"{key}_info"))
+    def slider(key, least, most, value, step): return gr.Slider(least, most, value, step=step, label=i18n(key), info=i18n(f"{key}_info"))
     return [gr.Dropdown([(i18n(way), way) for way in WAYS], value=WAYS[0], label=i18n("way")),
             slider("temperature", 0, 2, bot.sampling["temperature"], .05), slider("top_p", .05, 1, bot.sampling["top_p"], .05), slider("top_k", 0, 200, 0, 1),
             slider("min_p", 0, .95, 0, .01), slider("repetition_penalty", .5, 2, 1, .05), slider("max_new_tokens", 1, MAX_NEW, bot.sampling["max_new_tokens"], 1),
-            gr.Number(None, label=i18n("seed"), info=i18n("seed_info"), precision=0, minimum=0, maximum=2**31 - 1),
+            gr.Number(-1, label=i18n("seed"), info=i18n("seed_info"), precision=0, minimum=-1, maximum=2**31 - 1),
             gr.Textbox("", label=i18n("stop_at"), info=i18n("stop_at_info"))]
 
-def build_app(paths: list[str], log: str="runs/app", device: str="auto", dtype: str="auto") -> gr.Blocks: # bundles, or runs that hold them; raises `UserError`
+def build_app(paths: list[str], log: str="runs/app", device: str="auto", dtype: str="auto", batch: int=MATVEC_MAX_ROWS) -> gr.Blocks: # bundles, or runs that hold them; raises `UserError`
     "The page with its four tabs."
-    bots = {bot.name: bot for bot in (Bot(path, device, dtype) for path in paths)}
+    bots = load_bots(paths, device, dtype, batch)
     desk, first, last = Desk(bots, resolve(log)), list(bots)[0], list(bots)[-1]
     with gr.Blocks(title="HebrewGPT", analytics_enabled=False) as app:
         with gr.Row(elem_id="top"):
@@ -348,30 +366,32 @@ def build_app(paths: list[str], log: str="runs/app", device: str="auto", dtype: 
         with gr.Tab(i18n("compare")): compare_tab(desk, first, last)
         with gr.Tab(i18n("tokens")): tokens_tab(app, desk, first, last)
         with gr.Tab(i18n("results")):
-            refresh, found = gr.Button(i18n("refresh"), size="sm", elem_id="refresh"), Shown("results", elem_id="results")
+            refresh, found = gr.Button(i18n("refresh"), size="sm", elem_id="refresh"), shown("results", elem_id="results")
             gr.on([app.load, refresh.click], desk.reports, None, found, **HIDDEN)
         serve_programs(bots)
+    app.served = {name: bot.scheduler for name, bot in bots.items()} # by OpenAI's endpoint too
     return app.queue(max_size=MAX_WAITING)
 
 HIDDEN = dict(api_visibility="private", show_progress="hidden")
-MODEL_WORK = HIDDEN | dict(concurrency_id="model", concurrency_limit=1)
+MODEL_WORK = HIDDEN | dict(concurrency_limit=None) # the queue is the scheduler's
 
 def chat_tab(desk: Desk, first: str):
     "A conversation, the question's box with its buttons, and the settings beside it."
     with gr.Row():
         with gr.Column(scale=3):
-            talk = Shown("talk", ("write", "like", "received"), value=[], examples=EXAMPLES, elem_id="chat")
+            talk = shown("talk", ("write", "like", "received"), value=[], examples=EXAMPLES, elem_id="chat")
             message = gr.Textbox(label=i18n("question"), show_label=False, container=False, placeholder=i18n("write_here"), lines=1, max_lines=6, autofocus=True, elem_id="message")
             with gr.Row(elem_id="buttons"):
                 send = gr.Button(i18n("send"), variant="primary", elem_id="send")
                 stop, undo, clear, save = (gr.Button(i18n(key), elem_id=key) for key in ("stop", "undo", "clear", "save"))
-            prompt = Shown("received")
+            prompt = shown("received")
         with gr.Column(scale=1, min_width=290):
             model = model_choice(desk.bots, first, "model")
             with gr.Accordion(i18n("settings"), elem_id="settings"): settings = [model, *sampling_controls(desk.bots[first])]
     asked = dict(fn=desk.chat, inputs=[talk, *settings], outputs=[message, talk], **MODEL_WORK)
     sent = gr.on([send.click, message.submit], None, [message, talk], [message, talk], js="(text, talk) => page.asked(text, talk)", **HIDDEN)
     writing = [sent.then(**asked), talk.write(**asked)]
+    for event in writing: event.failure(None, talk, talk, js="talk => page.stopped(talk)", **HIDDEN) # no connection, or no room in the queue
     stop.click(None, talk, talk, js="talk => page.stopped(talk)", cancels=writing, **HIDDEN)
     undo.click(None, [message, talk], [message, talk], js="(text, talk) => page.undone(text, talk)", cancels=writing, **HIDDEN)
     clear.click(None, None, talk, js="() => []", cancels=writing, **HIDDEN)
@@ -384,7 +404,6 @@ def compare_tab(desk: Desk, first: str, last: str):
     with gr.Row():
         question = gr.Textbox(EXAMPLES[0], label=i18n("question"), lines=1, max_lines=6, elem_id="asked")
         given = gr.Textbox("", label=i18n("input"), placeholder=i18n("input_here"), lines=1, max_lines=8, elem_id="input")
-    gr.Examples(EXAMPLES, question, label=i18n("examples"))
     sides = []
     with gr.Row():
         for key, name in (("side_a", first), ("side_b", last)):
@@ -393,8 +412,9 @@ def compare_tab(desk: Desk, first: str, last: str):
                 with gr.Accordion(i18n("settings"), open=False): sides += sampling_controls(desk.bots[name])
     with gr.Row(elem_id="go"):
         go, halt = gr.Button(i18n("compare"), variant="primary", elem_id="compare"), gr.Button(i18n("stop"), elem_id="halt")
-        blind = gr.Checkbox(False, label=i18n("blind"), container=False, elem_id="blind")
-    both, voting = Shown("pair", ("vote",), elem_id="pair"), gr.State()
+        blind = gr.Checkbox(False, label=i18n("blind"), container=False, scale=2, elem_id="blind")
+    both, voting = shown("pair", ("vote",), elem_id="pair"), gr.State()
+    gr.Examples(EXAMPLES, question, label=i18n("examples"))
     pair = gr.on([go.click, question.submit], desk.compare, [question, given, blind, *sides], [both, voting], **MODEL_WORK)
     halt.click(None, cancels=[pair], **HIDDEN)
     both.vote(desk.vote, voting, [both, voting], **HIDDEN)
@@ -403,31 +423,31 @@ def tokens_tab(app: gr.Blocks, desk: Desk, first: str, last: str):
     "A text as two tokenizers cut it, while it is typed."
     text = gr.Textbox(SENTENCE, label=i18n("text"), lines=3, max_lines=10, elem_id="text")
     with gr.Row(): chosen = [model_choice(desk.bots, name, key) for key, name in (("tokenizer_a", first), ("tokenizer_b", last))]
-    cut = Shown("tokens", elem_id="tokens")
+    cut = shown("tokens", elem_id="tokens")
     gr.on([app.load, text.input, *(c.input for c in chosen)], lambda text, a, b: tokens(text, desk.bots[a], desk.bots[b]), [text, *chosen], cut, trigger_mode="always_last", **HIDDEN)
 
 def serve_programs(bots: dict):
     "Named endpoints for programs, as of `gradio_client`."
-    def ask(question: str, model: str="", seed: int=0, max_new_tokens: int=100, temperature: float=.8, top_p: float=.95) -> str:
+    async def ask(question: str, model: str="", seed: int=0, max_new_tokens: int=100, temperature: float=.8, top_p: float=.95) -> str:
         "The answer to a question, as it grows."
         bot = bots.get(model) or next(iter(bots.values()))
         settings = dict(zip(NAMES, ("way_auto", temperature, top_p, 0, 0., 1., max_new_tokens, seed, "")))
-        for m in reply(bot, [dict(role="user", text=whole(question)), dict(role="assistant", text="", state="waiting")], settings):
+        async for [m] in grow(Answer(bot, [dict(role="user", text=whole(question)), dict(role="assistant", text="", state="waiting")], settings)):
             if m["state"] == "refused": raise gr.Error(say(m["note"][0], None, *m["note"][1:]), print_exception=False)
             yield m["text"]
     def cut(text: str, model: str="") -> dict:
         "A text as a model's tokenizer cuts it."
         return tokens(text, bots.get(model) or next(iter(bots.values())))
-    gr.api(ask, api_name="ask", concurrency_id="model", concurrency_limit=1)
+    gr.api(ask, api_name="ask", concurrency_limit=None)
     gr.api(cut, api_name="tokens")
 
-def serve(bundles: list[str], log: str, device: str, dtype: str, auth: str, host: str, port: int, share: bool):
+def serve(bundles: list[str], log: str, device: str, dtype: str, batch: int, auth: str, host: str, port: int, share: bool):
     "Load the models and serve the page until it is stopped; raises `UserError`."
     run = next((r for r in ("runs/mini", "runs/demo-data", "runs/demo") if (resolve(r)/"sft"/"bundle").exists()), None)
     if not run and not bundles: raise UserError("no model in runs/demo: run `make demo` first, or name a bundle")
     if auth and ":" not in auth: raise UserError(f"auth is {auth!r}: give NAME:PASSWORD")
-    app = build_app(bundles or [f"{run}/sft", f"{run}/pretrain"], log, device, dtype)
-    try: app.launch(server_name=host, server_port=port, auth=tuple(auth.split(":", 1)) if auth else None, theme=THEME, css=(HERE/"page.css").read_text(), head=HEAD, i18n=i18n, footer_links=[], share=share, ssr_mode=False, app_kwargs=dict(middleware=[Middleware(Door, app)]), state_session_capacity=MAX_SESSIONS, enable_monitoring=False, quiet=True, prevent_thread_lock=True)
+    app = build_app(bundles or [f"{run}/sft", f"{run}/pretrain"], log, device, dtype, batch)
+    try: app.launch(server_name=host, server_port=port, auth=tuple(auth.split(":", 1)) if auth else None, theme=THEME, css=(HERE/"page.css").read_text(), head=HEAD, i18n=i18n, footer_links=[], share=share, ssr_mode=False, app_kwargs=dict(middleware=[Middleware(Door, app, auth)], routes=[Mount("/v1", make_api(app.served))]), state_session_capacity=MAX_SESSIONS, enable_monitoring=False, quiet=True, prevent_thread_lock=True)
     except (OSError, OverflowError) as e: raise UserError(f"cannot serve on {host}:{port} ({e})".replace("\n", " ")) from None
     print(f"http://{host}:{port}", flush=True)
     app.block_thread()
@@ -438,6 +458,7 @@ if __name__ == "__main__":
     parser.add_argument("--log", default="runs/app", help="folder of likes.jsonl and votes.jsonl (default: %(default)s)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "int8"), help="of the weights; auto: as saved on a GPU, on a CPU int8 for large models, where it is fastest, and float32 for small ones")
+    parser.add_argument("--batch", type=int, default=MATVEC_MAX_ROWS, help="answers written at the same time by a model; others wait (default: %(default)s)")
     parser.add_argument("--auth", default="", help="NAME:PASSWORD that visitors must give")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
     parser.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")

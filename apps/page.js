@@ -152,8 +152,15 @@ function save(talk) {
 }
 
 // --- tokens: [text, id, bytes, kind] each
-const coloured = pieces => make("div", {class: "pieces", dir: "auto"}, ...pieces.flatMap(([text, id, bytes, kind], n) => [
-  make("span", {class: `piece c${n % 5} ${kind}`, title: id == null ? null : say("piece", id, bytes)}, text.replace(/\n/g, "↵")), text.includes("\n") && make("br")].filter(Boolean)))
+function coloured(pieces) {
+  const lines = [[]]
+  pieces.forEach(([text, id, bytes, kind], n) => {
+    const said = {class: `piece c${n % 5} ${kind}`, title: id == null ? null : say("piece", id, bytes)}
+    lines.at(-1).push(make(kind == "control" ? "bdi" : "span", said, text.replace(/\n/g, "↵"))) // a bdi says nothing of its line's direction
+    if (text.includes("\n")) lines.push([])
+  })
+  return make("div", {class: "pieces"}, ...lines.map(line => make("div", {dir: "auto"}, ...line)))
+}
 function received(element, props, watch) {
   const dialog = make("dialog", {class: "received"})
   element.replaceChildren(dialog)
@@ -180,7 +187,7 @@ function pair(element, props, watch, trigger) {
   function draw() {
     const {sides, rows, names, voted, gone} = props.value ?? {}
     if (!sides) return element.replaceChildren(make("p", {class: "welcome"}, say("empty_pair")))
-    const columns = sides.map((m, n) => make("section", {class: "assistant"}, make("h3", {}, letters[n], names ? make("bdi", {}, ` · ${names[n]}`) : null), body(m),
+    const columns = sides.map((m, n) => make("section", {class: "assistant"}, make("h3", {}, letters[n], ...(names ? [" · ", make("bdi", {}, names[n])] : [])), body(m),
       ...status(m).map(line => make("p", {class: "note", dir: "auto"}, line)), m.text && make("div", {class: "acts"}, button("copy", e => copy(m.text, e.currentTarget)))))
     const votes = ["left", "right", "tie", "bad"].map(vote => make("button", {type: "button", class: "vote", onclick: () => trigger("vote", {vote}), disabled: !!voted, "aria-pressed": voted == vote}, say(`vote_${vote}`)))
     element.replaceChildren(make("div", {class: "pair"}, ...columns), ...(rows ? [
