@@ -10,8 +10,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount
 from hebrewgpt_nb.bundle import find_bundle, load_bundle, read_config
-from hebrewgpt_nb.engine.cpu import MATVEC_MAX_ROWS
 from hebrewgpt_nb.core import UserError, append_line, pick_device, read_json, resolve
+from hebrewgpt_nb.engine.cpu import MATVEC_MAX_ROWS
 from hebrewgpt_nb.metrics import repetition_rate
 from hebrewgpt_nb.model import count_parameters
 from hebrewgpt_nb.serve import Busy, Scheduler, follow, make_api
@@ -233,7 +233,7 @@ class Desk:
         async for messages in grow(*(Answer(bot, talk, settings, input) for bot, settings in sides)):
             shown = dict(sides=[{k: v for k, v in m.items() if k != "model"} for m in messages], names=None if blind else names)
             yield shown, None
-        shown["rows"] = await figures_of([bot for bot, _ in sides], question, input, messages)
+        shown = shown | dict(rows=await figures_of([bot for bot, _ in sides], question, input, messages))
         about = dict(question=question, input=input, blind=blind, sides=[dict(model=n, settings=s, seed=m["seed"], answer=m["text"]) for n, (_, s), m in zip(names, sides, messages)])
         yield shown, (shown, about)
 
