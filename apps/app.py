@@ -196,7 +196,8 @@ def read_report(file: Path) -> dict | None: # None if it is another kind of repo
     name = "/".join(file.parts[-3:-1])
     try: found = read_json(file)
     except UserError as e: return dict(name=name, error=str(e))
-    return dict(name=name, rows=found["rows"]) if isinstance(found, dict) and "rows" in found else None
+    match found:
+        case {"rows": [{"metric": _, "cells": _}, *_] as rows}: return dict(name=name, rows=rows)
 
 # --- what the page asks for ----------------------------------------------------------------------------
 
@@ -250,7 +251,7 @@ class Desk:
         note(self.log, "votes", vote=event._data["vote"], **about)
         return dict(shown, names=[side["model"] for side in about["sides"]], voted=event._data["vote"]), None
 
-    def reports(self) -> list[dict]: # name, and rows of `compare_table` or an error
+    def reports(self) -> list[dict]: # name, and rows of `side_by_side` or an error
         "The evaluation reports in the folders beside the models' runs."
         files = sorted({file for bot in self.bots.values() for file in bot.run.parent.glob("*/report.json")})
         return [r for file in files if (r := read_report(file))]

@@ -200,20 +200,17 @@ function pair(element, props, watch, trigger) {
 
 // --- results
 const SIGNS = {"▲": "better", "▼": "worse", "=": "same", "?": "not_comparable"}
-function bars(row) {
-  const most = Math.max(row.base, row.instruct) || 1
-  return make("div", {class: "bars"}, ...["base", "instruct"].map(side => {
-    const value = row[side], error = row[`${side}_error`]
-    const bar = make("i", {class: side, style: `width:${Number.isFinite(value) ? Math.max(0, 100 * value / most) : 100}%`})
-    const shown = !Number.isFinite(value) ? "∞" : value >= 1000 ? number(Math.round(value)) : +value.toPrecision(4)
-    return make("div", {title: say(side)}, make("span", {class: "track"}, bar), make("b", {dir: "ltr"}, error == null ? `${shown}` : `${shown} ± ${error.toPrecision(2)}`))
-  }))
+const rounded = value => !Number.isFinite(value) ? "∞" : Math.abs(value) >= 1000 ? number(Math.round(value)) : `${+value.toPrecision(4)}`
+function bars({cells}) { // a bar for each model, with its interval
+  const most = Math.max(...Object.values(cells).flatMap(c => [c.value, c.high]).filter(Number.isFinite)) || 1, wide = value => Math.max(0, Math.min(100, 100 * (Number.isFinite(value) ? value : most) / most))
+  return make("div", {class: "bars"}, ...Object.entries(cells).map(([name, {value, low, high, verdict, n}], at) => make("div", {title: Object.entries(n ?? {}).map(([what, many]) => `${number(many)} ${what}`).join(", ")},
+    make("bdi", {class: "name"}, name), make("span", {class: "track"}, make("i", {class: `s${at % 4}`, style: `width:${wide(value)}%`}), low != null && high != null && make("u", {style: `inset-inline-start:${wide(low)}%;width:${wide(high) - wide(low)}%`})),
+    make("b", {dir: "ltr"}, low == null ? rounded(value) : `${rounded(value)}  (${rounded(low)}–${rounded(high)})`), make("span", {class: `verdict ${SIGNS[verdict] ?? ""}`, title: SIGNS[verdict] && say(SIGNS[verdict])}, verdict))))
 }
 function results(element, props, watch) {
   const draw = () => element.replaceChildren(...(props.value?.length ? props.value.map(report => make("section", {}, make("h3", {}, make("bdi", {}, report.name)),
-    report.error ? make("p", {class: "note", dir: "ltr"}, report.error) : make("div", {class: "wide"}, make("p", {class: "legend"}, make("i", {class: "base"}), say("base"), make("i", {class: "instruct"}), say("instruct")),
-    table([[say("metric"), "", "", say("counted_on")], ...report.rows.map(row => [make("span", {}, make("bdi", {}, row.metric), make("small", {}, make("bdi", {}, row.unit))), bars(row),
-      make("span", {class: `verdict ${SIGNS[row.better]}`, title: say(SIGNS[row.better])}, row.better), make("small", {}, make("bdi", {}, row.n))])], {class: "results"})))) : [make("p", {class: "welcome"}, say("no_results"))]))
+    report.error ? make("p", {class: "note", dir: "auto"}, report.error) : make("div", {class: "wide"}, table([[say("metric"), ""],
+      ...report.rows.map(row => [make("span", {}, make("bdi", {}, row.metric), make("small", {}, make("bdi", {}, row.unit))), bars(row)])], {class: "results"})))) : [make("p", {class: "welcome"}, say("no_results"))]))
   watch("value", draw)
   draw()
 }

@@ -40,7 +40,8 @@ def bundles(tmp_path_factory):
             if len(tok.encode(generate(model, tok, encode_prompt(tok, ASK), **SAMPLING | how))) > 80: return model
     save_bundle(talkative(256), tok, folder/"base"/"bundle")
     save_bundle(talkative(1200, temperature=0, max_new_tokens=300), tok, folder/"instruct"/"bundle")
-    row = dict(metric="bits per byte", unit="bits/byte", base=2., base_error=None, instruct=1.5, instruct_error=.01, better="▲", n="3 texts")
+    cell = dict(value=2., low=None, high=None, n=dict(texts=3), verdict="")
+    row = dict(metric="bits per byte", unit="bits/byte", better="lower", cells=dict(base=cell, instruct=cell | dict(value=1.5, low=1.4, high=1.6, verdict="▲")))
     write_json((folder/"eval").mkdir() or folder/"eval"/"report.json", dict(rows=[row]))
     return folder/"instruct", folder/"base"
 
@@ -433,7 +434,7 @@ def test_what_is_served_names_no_font_of_others(server):
 @pytest.fixture(scope="module")
 def chromium():
     path = shutil.which("chromium") or shutil.which("google-chrome")
-    if not path: pytest.skip("no chromium on the PATH: apt-get install chromium")
+    if not path: (pytest.fail if os.environ.get("HEBREWGPT_BROWSER") else pytest.skip)("NO BROWSER TESTS: no chromium on the PATH (apt-get install chromium)")
     api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright: pip install -e .[dev]")
     with api.sync_playwright() as p:
         flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
@@ -463,7 +464,7 @@ def visit(chromium, server):
 
 def setting(page, label, value):
     "Type a number into the settings of the chat."
-    field = page.get_by_label(f"number input for {label}").first
+    field = page.locator("#settings .block").filter(has_text=label).last.locator("input[type=number]").first
     field.fill(str(value))
     field.press("Tab")
 
@@ -633,8 +634,8 @@ def test_tokens_change_while_one_types_and_results_are_a_table(visit):
     assert page.locator("#tokens .counts").inner_text().split()[2:4] == ["2", "מילים"] and page.locator("#tokens .pieces .c0").first.get_attribute("title").startswith("אסימון ")
     tab(page, "תוצאות")
     page.locator("#results td").first.wait_for()
-    assert "bits per byte" in page.inner_text("#results") and "1.5 ± 0.010" in page.inner_text("#results")
-    wide = [page.locator(f".bars i.{side}").evaluate("e => e.getBoundingClientRect().width") for side in ("base", "instruct")]
+    assert "bits per byte" in page.inner_text("#results") and "1.5  (1.4–1.6)" in page.inner_text("#results")
+    wide = [bar.evaluate("e => e.getBoundingClientRect().width") for bar in page.locator(".track i").all()]
     assert wide[1] / wide[0] == pytest.approx(.75, abs=.02)
 
 @pytest.mark.browser
