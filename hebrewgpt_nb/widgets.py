@@ -10,11 +10,11 @@ __all__ = ['STYLE', 'PAGE', 'SIDES', 'LINE', 'SIDE_BY_SIDE', 'MODEL', 'DRAWN', '
            'logits_after', 'next_explorer', 'attention_seen', 'state_left', 'first_products', 'see', 'draw_seen',
            'head_figure', 'heads_figure', 'piece_labels', 'pick_head', 'sight_picture', 'sight_explorer', 'goes_on',
            'smooth', 'last_of', 'draw_curve', 'draw_curves', 'runs_figure', 'run_logs', 'run_state', 'format_cell',
-           'table', 'run_row', 'find_below', 'find_runs', 'make_clock', 'log_stats', 'log_as_of', 'curves_as_of',
-           'run_page', 'run_monitor', 'is_exchange', 'read_exchanges', 'exchange_page', 'reference_losses', 'heat',
-           'loss_page', 'losses_as_of', 'losses_under', 'dearest_first', 'answer_browser', 'hue', 'stacked',
-           'source_rows', 'mixture_page', 'mixture_file', 'source_tokens', 'mixture_picture', 'mixture_explorer',
-           'Tabs', 'find_tokenizers', 'find_shards', 'workbench']
+           'cell', 'table', 'run_row', 'find_below', 'find_runs', 'make_clock', 'log_stats', 'log_as_of',
+           'curves_as_of', 'run_page', 'run_monitor', 'is_exchange', 'read_exchanges', 'exchange_page',
+           'reference_losses', 'heat', 'loss_page', 'losses_as_of', 'losses_under', 'dearest_first', 'answer_browser',
+           'hue', 'stacked', 'source_rows', 'mixture_page', 'mixture_file', 'source_tokens', 'mixture_picture',
+           'mixture_explorer', 'Tabs', 'find_tokenizers', 'find_shards', 'workbench']
 
 # %% ../nbs/08_widgets.ipynb #36648ce3
 import base64, functools, html, io, itertools, json, os, time, unicodedata, warnings
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 # %% ../nbs/08_widgets.ipynb #24b5101b
 from .core import InputPath, UserError, introduce, plot_label, read_json, resolve
 from .engine.blocks import KINDS, rope_angles, rotate
-from .model import HebrewGPT
+from .model import HebrewGPT, embed_tokens
 from .bundle import find_bundle, load_bundle, read_config
 from .generate import candidates, check_sampling, eval_mode, next_logits, tokenize_prompt
 from .metrics import encode_examples, score_pieces
@@ -69,7 +69,7 @@ def make_control(name: str, value, # what it is at first
         made = ipywidgets.Textarea(value, layout=dict(width="100%", height="4.5em"))
         made.add_class("hebrew")
     else: made = ipywidgets.interactive.widget_from_abbrev(value if choice is None else choice, value)
-    made.description, made.style.description_width = name.replace("_", " "), "initial"
+    made.description = made.tooltip = name.replace("_", " ")
     return made
 
 # %% ../nbs/08_widgets.ipynb #23383554
@@ -86,7 +86,7 @@ def panel_box(panel): # has `values`, `choices` and `view`
     shown = ipywidgets.HTML(panel.view())
     def update(change): shown.value = panel.view(**{name: c.value for name, c in controls.items()})
     for c in controls.values(): c.observe(update, "value")
-    rows = ipywidgets.Box([*controls.values()], layout=dict(flex_flow="row wrap", grid_gap="0 1em"))
+    rows = ipywidgets.Box([*controls.values()], layout=dict(flex_flow="row wrap"))
     return ipywidgets.VBox([ipywidgets.HTML(STYLE), rows, shown])
 
 # %% ../nbs/08_widgets.ipynb #9c440f8f
@@ -125,8 +125,8 @@ def coloured(pieces: list[str], colours, titles, text: str) -> str: # HTML; colo
     lines, sides = [""], [side_of(line) for line in text.split("\n")]
     for piece, colour, title in zip(pieces, colours, titles):
         start = f'<span title="{html.escape(str(title))}" style="background:{colour}">'
-        first, *rest = html.escape(piece.replace(MARK, " ")).split("\n")
-        lines[-1] += f"{start}{first}{'↵' * bool(rest)}</span>"
+        first, *rest = html.escape(piece.replace(MARK, " ")).replace("\n", "↵\n").split("\n")
+        lines[-1] += f"{start}{first}</span>"
         lines += [f"{start}{part}</span>" for part in rest]
     return "".join(f'<div dir="{side}" style="{LINE}">{line}</div>' for side, line in zip(sides, lines))
 
@@ -228,6 +228,7 @@ def logits_after(path: str, text: str, instruction: bool, stats) -> torch.Tensor
     model, tok = open_bundle(path)
     return next_logits(model, tokenize_prompt(model, tok, encode_prompt(tok, text) if instruction else text))
 
+# %% ../nbs/08_widgets.ipynb #77651999
 def next_explorer(bundles: dict[str, str], text: str) -> Panel: # name -> path
     "Type, and see what may come next; an instruction is put into the prompt's format."
     def build(text, bundle, instruction, **sampling):
@@ -260,13 +261,12 @@ def state_left(mamba, # `Mamba2`
 
 # %% ../nbs/08_widgets.ipynb #6a7c4519
 def first_products(model: HebrewGPT, tokens: torch.Tensor) -> list: # (1, T) -> (T, K) of each block
-    "What the first matrix of each mixer gives."
-    firsts, kept = [getattr(b.mixer, KINDS[b.kind].matrices[0]) for b in model.blocks], []
-    hooks = [first.register_forward_hook(lambda module, x, out: kept.append(out[0])) for first in firsts]
-    try:
-        with eval_mode(model): model.hidden(tokens)
-    finally:
-        for hook in hooks: hook.remove()
+    "What the first matrix of each mixer gives, on a walk through the blocks."
+    x, kept, rope = embed_tokens(model.tok_emb, tokens), [], model.rope(tokens)
+    for block in model.blocks:
+        first = getattr(block.mixer, KINDS[block.kind].matrices[0])
+        kept.append(first(block.ln1(x))[0])
+        x = block(x, rope)
     return kept
 
 # %% ../nbs/08_widgets.ipynb #50af14dc
@@ -274,8 +274,8 @@ SEEN = dict(A=("attention", attention_seen), M=("left in the state", state_left)
 
 def see(model: HebrewGPT, ids: list[int]) -> list: # (name, (H, T, T)) of each block
     "What the heads of each block attend to, or keep."
-    kept = first_products(model, torch.tensor([ids], device=model.tok_emb.weight.device))
-    with torch.no_grad():
+    with eval_mode(model):
+        kept = first_products(model, torch.tensor([ids], device=model.tok_emb.weight.device))
         return [(name, how(block.mixer, one, model.cfg).cpu())
                 for block, one in zip(model.blocks, kept) for name, how in [SEEN[block.kind]]]
 
@@ -283,7 +283,7 @@ def see(model: HebrewGPT, ids: list[int]) -> list: # (name, (H, T, T)) of each b
 def draw_seen(ax, seen: torch.Tensor, # (T, T)
               title: str, labels=()): # of the pieces; none: a small picture
     "What the piece of a row sees of the piece of a column."
-    image = ax.imshow(seen, vmin=0, cmap="viridis")
+    image = ax.imshow(seen.numpy(), vmin=0, cmap="viridis")
     ax.set(title=title, xticks=[], yticks=[])
     ax.invert_xaxis()
     if not labels: return
@@ -357,9 +357,10 @@ def goes_on(counts: list[int]) -> list[int]:
     return [*itertools.accumulate(steps)]
 
 # %% ../nbs/08_widgets.ipynb #ae4dc29e
-def smooth(values: list[float], keep: float=.9) -> list[float]:
-    "A running mean in which older values fade; the first counts in full."
+def smooth(values: list[float]) -> list[float]:
+    "A running mean over about a twentieth of the values, in which older ones fade."
     total = weight = 0.
+    keep = 1 - 1 / max(2, len(values) / 20)
     return [(total := keep * total + v) / (weight := keep * weight + 1) for v in values]
 
 # %% ../nbs/08_widgets.ipynb #d81361b3
@@ -370,7 +371,8 @@ def last_of(rows: list[dict], key: str): # None: no line has it
 # %% ../nbs/08_widgets.ipynb #05808482
 CURVES = dict( # of a line of metrics.jsonl -> title, axis
     loss=("training loss", "nats a token"), bpb=("validation", "bits per byte"),
-    val_loss=("validation loss", "nats a token"), lr=("learning rate", "rate"), tokens_per_s=("speed", "tokens a second"))
+    val_loss=("validation loss", "nats a token"), lr=("learning rate", "rate"),
+    tokens_per_s=("speed", "tokens a second"))
 
 # %% ../nbs/08_widgets.ipynb #2356448d
 def draw_curve(ax, rows: list[dict], key: str, # of `CURVES`
@@ -422,15 +424,21 @@ def format_cell(value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 # %% ../nbs/08_widgets.ipynb #dc165f55
+def cell(value, tag: str="td") -> str: # HTML; tag: th for a head
+    "A cell; numbers stand below each other."
+    side = "left" if isinstance(value, str) else "right"
+    return f'<{tag} dir="auto" style="text-align:{side};padding:.1em .7em">{html.escape(format_cell(value))}</{tag}>'
+
+# %% ../nbs/08_widgets.ipynb #a7b7bca3
 def table(rows: list[dict], # the keys of the first are the heads
           stripes=()) -> str: # HTML; stripes: a colour for each row
     "Dicts as a table."
-    cells = ["".join(f'<td dir="auto">{html.escape(format_cell(v))}</td>' for v in row.values()) for row in rows]
-    head = "".join(f"<th>{html.escape(key)}</th>" for key in rows[0])
+    lines = ["".join(map(cell, row.values())) for row in rows]
+    head = "".join(cell(key, "th") for key in rows[0])
     if stripes:
-        cells = [f'<td style="background:{colour}">&ensp;</td>{line}' for colour, line in zip(stripes, cells)]
+        lines = [f'<td style="background:{colour}">&ensp;</td>{line}' for colour, line in zip(stripes, lines)]
         head = "<th></th>" + head
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in (head, *cells))}</table>"
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in (head, *lines))}</table>"
 
 # %% ../nbs/08_widgets.ipynb #4dea9cf3
 def run_row(name: str, run: str | Path, rows: list[dict]) -> dict:
@@ -535,7 +543,8 @@ def loss_page(tok: Tokenizer, e: dict, losses: torch.Tensor) -> str: # HTML; los
     if not losses.shape[1]: return "<div>longer than the context of the model</div>"
     pieces = [*readable_pieces(tok, tok.encode(e["reference"])), "⏎"]
     titles = [f"{nats:.2f} nats, rank {rank:.0f}" for nats, rank in losses.T.tolist()]
-    said = f"<div>{losses[0].mean():.2f} nats a token, {(losses[1] < 1).float().mean():.0%} were the first guess</div>"
+    mean, first = losses[0].mean(), (losses[1] < 1).float().mean()
+    said = f"<div>{mean:.2f} nats a token (the darker, the dearer), {first:.0%} were the first guess</div>"
     return said + coloured(pieces, map(heat, losses[0].tolist()), titles, e["reference"])
 
 # %% ../nbs/08_widgets.ipynb #62435105
@@ -580,7 +589,7 @@ def stacked(shares: dict, # source -> share, sum 1
 def source_rows(tokens: dict, # source -> tokens there are
                 plan: dict) -> list[dict]: # of `plan_mixture`
     "The table of a mixture."
-    return [{"source": s, "there are": tokens[s], "asked": f"{p['asked']:.1%}", "obtained": f"{p['share']:.1%}",
+    return [{"source": s, "there are": tokens[s], "% asked": 100 * p["asked"], "% obtained": 100 * p["share"],
              "tokens": p["tokens"], "epochs": p["epochs"], "at its cap": "yes" if p["capped"] else ""}
             for s, p in plan.items()]
 
@@ -648,7 +657,8 @@ def find_tokenizers(folder: str | Path) -> dict[str, Tokenizer]:
 def find_shards(folder: str | Path) -> dict[str, dict]: # label -> source -> tokens
     "The shards for training below a folder."
     found = find_below(folder, "index.json")
-    return {label: source_tokens(path) for label, path in found.items() if Path(path).name == "train"}
+    train = {label: path for label, path in found.items() if Path(path).name == "train"}
+    return {label.removesuffix("/shards/train"): source_tokens(path) for label, path in train.items()}
 
 # %% ../nbs/08_widgets.ipynb #4962b2a5
 HOUSE, BOY = "ולכשהבית נבנה ב־2024 היו בו 3.5 קומות", "הילד הלך אל הים"
@@ -661,7 +671,7 @@ def workbench(folder: str | Path) -> Tabs: # as `make demo` leaves it, or any th
     if find_runs(folder): panels["runs"] = run_monitor(folder)
     for label, path in find_below(folder, "exchanges.json").items():
         panels[f"answers: {label}"] = answer_browser(read_exchanges(path), bundles)
-    panels |= {label: mixture_explorer(tokens) for label, tokens in find_shards(folder).items()}
+    panels |= {f"mixture: {label}": mixture_explorer(tokens) for label, tokens in find_shards(folder).items()}
     if not panels: raise UserError(f"{folder}: nothing to show there; give a folder like runs/demo")
     return Tabs(panels)
 

@@ -113,7 +113,7 @@ def test_what_the_model_only_imports_is_imported_from_where_it_is():
         if others := {n.strip() for line in lines for n in line.split(",")} - own: wrong[name] = others
     assert not wrong, wrong
 
-DRAWS_NAMES = {"00_data", "01_tokenizer", "03_generate", "04_pretrain", "06_eval", "08_widgets", "12_making", "studies/1_sight", "studies/4_tokenizers", "text/5_mixture", "text/7_prefixes"}
+DRAWS_NAMES = {"00_data", "01_tokenizer", "03_generate", "04_pretrain", "06_eval", "08_widgets", "12_making", "studies/4_tokenizers", "text/5_mixture", "text/7_prefixes"}
 
 def test_hebrew_in_plots_is_drawn_by_one_helper():
     "Labels that come from data go through `core.plot_label`; none is turned round by hand."
