@@ -42,8 +42,9 @@ def as_html(shown) -> str: # HTML, or a figure of matplotlib
     "HTML as it is, a figure as a picture."
     if isinstance(shown, str): return shown
     shown.savefig(out := io.BytesIO(), format="png", dpi=90, bbox_inches="tight")
-    png, titles = base64.b64encode(out.getvalue()).decode(), "; ".join(ax.get_title() for ax in shown.axes)
-    return f'<img alt="{html.escape(titles)}" style="max-width:100%" src="data:image/png;base64,{png}">'
+    png = base64.b64encode(out.getvalue()).decode()
+    said = "; ".join(filter(None, [shown.get_suptitle(), *(ax.get_title() for ax in shown.axes)]))
+    return f'<img alt="{html.escape(said)}" style="max-width:100%" src="data:image/png;base64,{png}">'
 
 # %% ../nbs/08_widgets.ipynb #2d34de6d
 def can_be_live() -> bool:
@@ -75,8 +76,9 @@ def make_control(name: str, value, # what it is at first
 # %% ../nbs/08_widgets.ipynb #23383554
 def caption(values: dict) -> str: # HTML
     "The values of a picture, small."
-    said = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in values.items())
-    return f'<small dir="auto" style="color:#767676">{html.escape(said)}</small>'
+    said = {name.replace("_", " "): ", ".join(v) if isinstance(v, tuple) else str(v) for name, v in values.items()}
+    parts = (f"{html.escape(name)}: <bdi>{html.escape(value)}</bdi>" for name, value in said.items())
+    return f'<small style="color:#767676">{"; ".join(parts)}</small>'
 
 # %% ../nbs/08_widgets.ipynb #ecc39abe
 def panel_box(panel): # has `values`, `choices` and `view`
@@ -312,7 +314,8 @@ def heads_figure(seen: torch.Tensor, # (H, T, T)
     across = min(4, len(seen))
     down = -(-len(seen) // across)
     fig = Figure(figsize=(2.6 * across, 2.8 * down), layout="constrained")
-    for h, one in enumerate(seen): draw_seen(fig.add_subplot(down, across, h + 1), one, f"{title}, head {h}")
+    fig.suptitle(title)
+    for h, one in enumerate(seen): draw_seen(fig.add_subplot(down, across, h + 1), one, f"head {h}")
     return fig
 
 # %% ../nbs/08_widgets.ipynb #7c4654ef
