@@ -6,7 +6,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LIBRARY, NOTEBOOKS = ROOT/"hebrewgpt_nb", ROOT/"nbs"
 DOOR = ["data", "tokenizer", "tokenizer_json", "model", "quantize", "bundle", "generate", "metrics", "stock", "pretrain", "sft",
-        "intervals", "grading", "making", "tasks", "constraints", "references", "audits", "benchmarks", "backends", "reports", "harness", "evaluate", "release", "bench", "serve", "jobs"]
+        "intervals", "grading", "making", "tasks", "constraints", "references", "audits", "benchmarks", "backends", "reports", "harness", "evaluate", "release", "bench", "serve", "widgets", "jobs"]
 FOLDERS = ["core", "text", "grammar", "instructions", "engine", "training", "door", "studies", "apps"] # each may import from those before it, and from itself
 
 
@@ -87,7 +87,7 @@ READING = [ # the order in which the notebooks are read
     "instructions.choices", "instructions.sets", "instructions.mix",
     "engine.scan", "engine.cpu", "engine.fused", "engine.loss", "engine.blocks", "model", "quantize", "bundle", "generate", "metrics", "stock",
     "training.rows", "training.optim", "training.checkpoint", "training.loop", "pretrain", "sft",
-    "intervals", "grading", "making", "tasks", "constraints", "references", "audits", "benchmarks", "backends", "reports", "harness", "evaluate", "release", "bench", "serve", "jobs"]
+    "intervals", "grading", "making", "tasks", "constraints", "references", "audits", "benchmarks", "backends", "reports", "harness", "evaluate", "release", "bench", "serve", "widgets", "jobs"]
 
 def test_the_reading_order_names_every_module():
     assert set(READING) == {m for m in MODULES if folder_of(m) != "studies"}
@@ -113,7 +113,7 @@ def test_what_the_model_only_imports_is_imported_from_where_it_is():
         if others := {n.strip() for line in lines for n in line.split(",")} - own: wrong[name] = others
     assert not wrong, wrong
 
-DRAWS_NAMES = {"00_data", "01_tokenizer", "03_generate", "04_pretrain", "06_eval", "12_making", "studies/1_sight", "studies/4_tokenizers", "text/5_mixture", "text/7_prefixes", "evaluation/8_reports"}
+DRAWS_NAMES = {"00_data", "01_tokenizer", "03_generate", "04_pretrain", "06_eval", "08_widgets", "12_making", "studies/4_tokenizers", "text/5_mixture", "text/7_prefixes", "evaluation/8_reports"}
 
 def test_hebrew_in_plots_is_drawn_by_one_helper():
     "Labels that come from data go through `core.plot_label`; none is turned round by hand."
