@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'Preset', 'get_preset', 'init_weights', 'init_outputs', 'embed_tokens', 'head_weight', 'Cache', 'Trunk',
-           'HebrewGPT', 'loss_of', 'compile_blocks', 'matrix_layers', 'describe_matrix', 'describe_paths',
-           'count_parameters', 'forward_flops', 'cache_bytes']
+           'HebrewGPT', 'check_weights', 'loss_of', 'compile_blocks', 'matrix_layers', 'describe_matrix',
+           'describe_paths', 'count_parameters', 'forward_flops', 'cache_bytes']
 
 # %% ../nbs/02_model.ipynb #d92ff463
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from .core import UserError
-from .engine.blocks import KINDS, Block, Dropout, ModelConfig, RMSNorm
+from .engine.blocks import KINDS, Block, Dropout, Linear, ModelConfig, RMSNorm
 from .engine.blocks import attention_mask, check_length, doc_positions, rope_angles
 from .engine.cpu import has_library, linear
 from .engine.loss import linear_cross_entropy
@@ -125,14 +126,21 @@ class Trunk(nn.Module):
 
 # %% ../nbs/02_model.ipynb #922603a1
 class HebrewGPT(Trunk):
-    "Decoder of attention and Mamba-2 blocks with tied embeddings."
+    "Decoder of attention and Mamba-2 blocks."
     cache_class = Cache
+    def __init__(self, cfg: ModelConfig):
+        super().__init__(cfg)
+        if not cfg.tied: self.lm_head = Linear(cfg.width, cfg.vocab_size)
+        if not cfg.tied: init_weights(self.lm_head)
+    def head_matrix(self) -> torch.Tensor: # (V, D)
+        "The embedding, or the head's own."
+        return head_weight(self.tok_emb) if self.cfg.tied else self.lm_head.weight
     def head(self, h): # (B, T, D) -> (B, T, V)
         "Logits of the next token."
-        return linear(h, head_weight(self.tok_emb))
+        return linear(h, self.head_matrix())
     def loss(self, h, targets): # (B, T, D), (B, T), -100 where nothing is scored -> ()
         "Summed loss in nats."
-        return linear_cross_entropy(h, head_weight(self.tok_emb), targets)
+        return linear_cross_entropy(h, self.head_matrix(), targets)
     def forward(self, tokens, docs=None, cache=None, # (B, T) int64
                 last_only=False, # logits of the last position alone, all that decoding asks for
                 targets=None, # (B, T), -100 where nothing is scored: gives their summed loss instead of logits
@@ -145,6 +153,16 @@ class HebrewGPT(Trunk):
         weight = self.ln_f.weight
         return self.cache_class(self.cfg, batch, length or self.cfg.context, weight.device, weight.dtype)
     def paths(self) -> dict: return dict(loss="sliced") # how it is computed, as of `describe_paths`
+
+# %% ../nbs/02_model.ipynb #dd9ea748
+def check_weights(model: nn.Module, weights: dict, path: str | Path):
+    "Refuse weights that are not, by name and shape, those of `model`; raises `UserError` naming the first few."
+    own = model.state_dict()
+    wrong = [f"{n} missing" for n in own if n not in weights] + [f"{n} unexpected" for n in weights if n not in own]
+    for name in filter(weights.__contains__, own):
+        shape, expected = tuple(weights[name].shape), tuple(own[name].shape)
+        if shape != expected: wrong.append(f"{name} is {shape}, expected {expected}")
+    if wrong: raise UserError(f"{path}: {len(wrong)} weights do not fit this config: {'; '.join(wrong[:3])}")
 
 # %% ../nbs/02_model.ipynb #d88b027a
 def loss_of(model: nn.Module, # HebrewGPT, alone or wrapped by peft or for several processes
