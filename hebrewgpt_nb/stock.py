@@ -43,7 +43,7 @@ def open_weights(path: Path): # whatever the file holds
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as e: raise unreadable(path, e) from None # a torn file may raise anything
 
-# %% ../nbs/engine/7_stock.ipynb #c6a548d1
+# %% ../nbs/engine/7_stock.ipynb #b907fb03
 def open_shards(index: Path) -> dict: # name -> tensor
     "Open the files that an index of safetensors names; raises `UserError`."
     holds = read_json(index, dict).get("weight_map")
@@ -169,7 +169,7 @@ def check_values(weights: dict, path: Path):
     odd = next((f"{name} is {w.dtype}" for name, w in weights.items() if w.dtype not in FLOATS.values()), None)
     if odd: raise UserError(f"{path}: {odd}; get the file in bfloat16, float16 or float32")
 
-# %% ../nbs/engine/7_stock.ipynb #95a7423c
+# %% ../nbs/engine/7_stock.ipynb #eaf3359e
 UNSEEN = ("head_dim", "max_position_embeddings", "rope_theta", "rms_norm_eps") # leave no trace in the weights
 
 def describe_released(found: Released, cfg: ModelConfig) -> dict:
@@ -201,7 +201,7 @@ def load_released(model_pt: str | Path, # published weights, `model.pt` or `.saf
     print(f"{model_pt}: {'; '.join(said)}")
     return model.to(table.dtype).eval(), tok
 
-# %% ../nbs/engine/7_stock.ipynb #1e20d418
+# %% ../nbs/engine/7_stock.ipynb #203516a6
 def published_config(c: ModelConfig) -> dict:
     "The shape under its published names."
     return dict(model_type="hebrew-gpt") | {name: getattr(c, own) for name, own in OURS.items()}
