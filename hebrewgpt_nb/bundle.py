@@ -173,7 +173,7 @@ def read_tokenizer(folder: Path, cfg: ModelConfig, written: dict) -> Tokenizer: 
                         "save the bundle again")
     return tok
 
-# %% ../nbs/engine/9_bundle.ipynb #f0bde754
+# %% ../nbs/engine/9_bundle.ipynb #c37fd640
 def load_weights(cfg: ModelConfig, file: Path, shapes: dict, # as of `weight_shapes`
                  device: str, dtype: str | None) -> HebrewGPT: # as of `load_bundle`
     "The weights of a bundle; raises `UserError` for those of another shape."
@@ -185,19 +185,19 @@ def load_weights(cfg: ModelConfig, file: Path, shapes: dict, # as of `weight_sha
     model.load_state_dict(load_file(file, device=device), assign=True)
     return quantize_for_decoding(model, dtype) if dtype else model.eval()
 
-# %% ../nbs/engine/9_bundle.ipynb #e33d4074
+# %% ../nbs/engine/9_bundle.ipynb #86a6e543
 def is_int8(shapes: dict) -> bool: # as of `weight_shapes`
     "Whether a file holds packed weights."
     return any(w.dtype == torch.int8 for w in shapes.values())
 
-def load_int8(cfg: ModelConfig, file: Path, shapes: dict) -> HebrewGPT: # packed
+def load_int8(cfg: ModelConfig, file: Path, shapes: dict, device: str) -> HebrewGPT: # packed
     "The weights of a bundle in eight bits; raises `UserError` for those of another shape."
     with torch.device("meta"): hollow = HebrewGPT(cfg)
     model = quantize_for_decoding(hollow, "int8", lambda p: torch.zeros(p.shape))
     check_weights(model, shapes, file)
     model.load_state_dict(load_file(file))
     model.step = make_step(model) # it keeps what it made of the weights
-    return model
+    return model if device == "cpu" else model.to(device)
 
 # %% ../nbs/engine/9_bundle.ipynb #89122469
 def load_exported(folder: Path, device: str, dtype: str | None) -> tuple: # as of `load_bundle`
@@ -218,7 +218,7 @@ def load_bundle(path: str | Path, # a bundle, a run that holds one, or a folder 
     check_depth(cfg, shapes := weight_shapes(file), file)
     tok = read_tokenizer(folder, cfg, written)
     if not is_int8(shapes): return load_weights(cfg, file, shapes, device, dtype), tok
-    model = load_int8(cfg, file, shapes).to(device)
+    model = load_int8(cfg, file, shapes, device)
     return model if dtype in (None, "int8") else quantize_for_decoding(unpack(model), dtype), tok
 
 # %% ../nbs/engine/9_bundle.ipynb #8617111c

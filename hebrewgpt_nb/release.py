@@ -20,7 +20,7 @@ from .bundle import SAMPLING, load_model, save_bundle, weight_bytes
 from .core import InputPath, RunFolder, UserError, cli, lock_folder, read_json, resolve, stage
 from .core import work_folder, write_atomic, write_folder, write_json
 
-# %% ../nbs/07_release.ipynb #59bd29fc
+# %% ../nbs/07_release.ipynb #d7b9dd65
 from typing import Literal
 from .core import Dtype
 from .model import HebrewGPT, ModelConfig, count_parameters
@@ -30,7 +30,7 @@ from .stock import split_rows, stock_class, stock_names, to_stock
 from .tokenizer import CONTROLS, HEADINGS, Tokenizer, encode_prompt
 from .tokenizer_json import fast_tokenizer
 
-# %% ../nbs/07_release.ipynb #49d76734
+# %% ../nbs/07_release.ipynb #dd3b5d0a
 GUARD = "\ufdd0" # a noncharacter of Unicode: never in a text that is passed on
 
 def special_names(tok: Tokenizer) -> list[str]:
@@ -41,29 +41,32 @@ def first_letters(tok: Tokenizer) -> list[str]:
     "With what the name of a special token may begin."
     return sorted({name[0] for name in special_names(tok)})
 
-# %% ../nbs/07_release.ipynb #29eb14f0
+# %% ../nbs/07_release.ipynb #8af40dc7
 TEMPLATE = r"""
 {%- macro plain(text) -%}{{ textGUARDS }}{%- endmacro -%}
 {%- macro turn(ask, given) -%}{{ ASK + plain(ask) + GIVEN + plain(given) }}{%- endmacro -%}
 {%- set ns = namespace(ask="", given="", waits=false) -%}
 {{- bos_token -}}
 {%- for message in messages -%}
-{%- set text = message.content if message.content is string else message.content | map(attribute="text") | join("\n") -%}
+{%- set text = message.content -%}
+{%- if text is not string -%}{%- set text = text | map(attribute="text") | join("\n") -%}{%- endif -%}
 {%- if message.role == "assistant" -%}
 {%- if not ns.waits -%}{{- raise_exception("an answer must follow a question") -}}{%- endif -%}
 {{- turn(ns.ask, ns.given) + ANSWER + plain(text) + eos_token -}}
 {%- set ns.ask = "" -%}{%- set ns.given = "" -%}{%- set ns.waits = false -%}
 {%- elif message.role in ("user", "system") -%}
 {%- set ns.waits = true -%}
-{%- if text.strip() -%}{%- set ns.ask = ns.ask + "\n\n" + text if ns.ask else text -%}{%- endif -%}
+{%- if not ns.ask.strip() -%}{%- set ns.ask = text -%}
+{%- elif text.strip() -%}{%- set ns.ask = ns.ask + "\n\n" + text -%}{%- endif -%}
 {%- if message.input -%}{%- set ns.given = message.input -%}{%- endif -%}
 {%- else -%}{{- raise_exception("a role is user, assistant or system, not " + message.role) -}}
 {%- endif -%}
 {%- endfor -%}
-{%- if ns.waits -%}{{- turn(ns.ask, ns.given) -}}{%- if add_generation_prompt -%}{{- ANSWER -}}{%- endif -%}{%- endif -%}
+{%- if ns.waits -%}{{- turn(ns.ask, ns.given) -}}{%- endif -%}
+{%- if ns.waits and add_generation_prompt -%}{{- ANSWER -}}{%- endif -%}
 """
 
-# %% ../nbs/07_release.ipynb #2d700ea1
+# %% ../nbs/07_release.ipynb #8cdee603
 def jinja_text(text: str) -> str: return json.dumps(text, ensure_ascii=False)
 
 def guard_filters(tok: Tokenizer) -> str: # in Jinja
@@ -78,7 +81,7 @@ def chat_template(tok: Tokenizer) -> str: # in Jinja, as `apply_chat_template` t
     lines = "".join(TEMPLATE.strip().split("\n")).replace("GUARDS", guard_filters(tok))
     return re.sub(r"\b(ASK|GIVEN|ANSWER)\b", lambda m: jinja_text(names[m[0]]), lines)
 
-# %% ../nbs/07_release.ipynb #6cd6db54
+# %% ../nbs/07_release.ipynb #7fc26238
 def stock_tokenizer(tok: Tokenizer, context: int, # tokens
                    ) -> PreTrainedTokenizerFast | None: # None where `tokenizer.json` cannot give the same ids
     "The tokenizer with stock defaults: a begin token before each text, special tokens by name, a chat template."
@@ -92,12 +95,13 @@ def stock_tokenizer(tok: Tokenizer, context: int, # tokens
         model_max_length=context, add_bos_token=True, clean_up_tokenization_spaces=False,
         chat_template=chat_template(tok))
 
-# %% ../nbs/07_release.ipynb #a8247691
-def generation_config(tok: Tokenizer) -> GenerationConfig:
+# %% ../nbs/07_release.ipynb #a9539026
+def generation_config(tok: Tokenizer, blocks: str, # without attention its cache counts nothing
+                     ) -> GenerationConfig:
     "The defaults of `generate` there."
     ends = [tok.eos_id, *(i for i in range(tok.vocab_size) if tok.sp.is_control(i) and i != tok.eos_id)]
     return GenerationConfig(do_sample=True, **SAMPLING, top_k=0, bos_token_id=tok.bos_id, eos_token_id=ends,
-                            pad_token_id=tok.pad_id)
+                            pad_token_id=tok.pad_id, use_cache="A" in blocks)
 
 # %% ../nbs/07_release.ipynb #3ac3b613
 CARD = """---
@@ -161,9 +165,10 @@ def told(sources: dict, # of the report of `prepare_data`
     rows = [f"| {name} | {s['train']['documents']:,} | {s['train']['words']:,} |" for name, s in sources.items()]
     data = ["", "## Trained on", "", "| source | documents | words |", "|---|---|---|", *rows] if rows else []
     rows = [f"| {name} | {m['value']:.4g} | {m['unit']} |" for name, m in metrics.items()]
-    return "\n".join(data + ["", "## Measured", "", "| metric | value | unit |", "|---|---|---|", *rows] * bool(rows)) + "\n"
+    found = ["", "## Measured", "", "| metric | value | unit |", "|---|---|---|", *rows] if rows else []
+    return "\n".join(data + found) + "\n"
 
-# %% ../nbs/07_release.ipynb #c8e4a55c
+# %% ../nbs/07_release.ipynb #8971ea0b
 def model_card(model: HebrewGPT, tok: Tokenizer,
                name: str, # what to call it
                license: str = "unknown", # of the weights, an identifier of the Hub
@@ -201,7 +206,7 @@ def export_hf(model: HebrewGPT, # of a packed one, the weights it decodes with, 
     model = unpack(model)
     with lock_folder(out.parent, f".{out.name}.lock"), write_folder(out, need=weight_bytes(model)) as part:
         stock = to_stock(model, tok)
-        stock.generation_config = generation_config(tok)
+        stock.generation_config = generation_config(tok, model.cfg.blocks)
         stock.save_pretrained(part)
         if fast: fast.save_pretrained(part)
         shutil.copyfile(tok.path, part/"tokenizer.model")
@@ -222,7 +227,7 @@ def stock_adapter(weights: dict, # of adapter_model.safetensors
         out |= {f"base_model.model.{n.removesuffix('.weight')}.lora_{part}": p.clone() for n, p in zip(theirs, parts)}
     return out
 
-# %% ../nbs/07_release.ipynb #330990c2
+# %% ../nbs/07_release.ipynb #a82a4177
 def write_adapter(weights: dict, config: dict, # of adapter_config.json
                   base: Path, out: Path) -> Path: # the folder
     "Write an adapter for `base`, adapting what has weights."
@@ -250,7 +255,7 @@ def export_adapter(adapter: str | Path, # the folder that `sft` wrote
                            for n in names.get(f"{own}.weight", (own,))}
     return write_adapter(found, config, twin, out)
 
-# %% ../nbs/07_release.ipynb #43f2a842
+# %% ../nbs/07_release.ipynb #45ac3ad2
 def join_adapters(parts: dict, # name there -> dict of A, B
                   names: tuple[str, ...], # of all, in the order of our rows
                   heads: int) -> tuple[torch.Tensor, torch.Tensor]: # A, B of ours
@@ -265,7 +270,7 @@ def join_adapters(parts: dict, # name there -> dict of A, B
         blocks.append(block)
     return torch.cat(As), join_rows(blocks, names, heads)
 
-# %% ../nbs/07_release.ipynb #63827cf9
+# %% ../nbs/07_release.ipynb #40093d75
 def own_adapter(weights: dict, # of adapter_model.safetensors, of a stock twin
                 cfg: ModelConfig) -> dict: # the same, named as here
     "The tensors of a stock adapter for our model; raises `UserError` for one that does not fit."
@@ -286,7 +291,7 @@ def own_adapter(weights: dict, # of adapter_model.safetensors, of a stock twin
     if left: raise UserError(f"{next(iter(left))}: adapted, but our model has no such matrix; merge it in the twin")
     return out
 
-# %% ../nbs/07_release.ipynb #729161fe
+# %% ../nbs/07_release.ipynb #98a2cd77
 def import_adapter(adapter: str | Path, # the folder that stock `peft` wrote
                    base: str | Path, # our bundle of what it was trained on
                    out_dir: str | Path, # replaced if it holds an adapter
@@ -305,7 +310,7 @@ def import_adapter(adapter: str | Path, # the folder that stock `peft` wrote
     config |= dict(rank_pattern=wider, alpha_pattern={n: config["lora_alpha"] * g for n, g in grown.items()})
     return write_adapter(found, config, resolve(base), out)
 
-# %% ../nbs/07_release.ipynb #f2ba867c
+# %% ../nbs/07_release.ipynb #10f8a558
 def read_sources(data: str) -> dict: # empty if nothing is given
     "The sources in the report of `prepare_data`; raises `UserError`."
     if not data: return {}
@@ -320,7 +325,7 @@ def read_metrics(report: str, role: str) -> dict: # empty if nothing is given
     if isinstance(found, dict) and isinstance(found.get("metrics"), dict): return found["metrics"]
     raise UserError(f"{report}: its report.json has no metrics of the {role} model; give a run of evaluate")
 
-# %% ../nbs/07_release.ipynb #52b068b4
+# %% ../nbs/07_release.ipynb #4c21f16b
 def find_model(bundle: str, run: str) -> str:
     "The model to be released, or a toy below `run`."
     if bundle: return bundle
@@ -328,10 +333,10 @@ def find_model(bundle: str, run: str) -> str:
     pretrain(run=(toy := f"{run}/base"))
     return toy
 
-# %% ../nbs/07_release.ipynb #b4fe50bd
+# %% ../nbs/07_release.ipynb #4e89fc89
 @stage
-def release(run: RunFolder = "runs/nb/release", # where to write: MODEL_NAME/ for transformers, published/ if dense, int8/ if asked for
-            bundle: InputPath = "", # bundle or run, published weights, a folder of transformers, hf://owner/name; empty: a toy
+def release(run: RunFolder = "runs/nb/release", # where to write: MODEL_NAME/, published/ if dense, int8/ if asked for
+            bundle: InputPath = "", # bundle or run, published weights, folder of transformers, hf://...; empty: a toy
             model_name: str = "hebrew-gpt", # and the name of its folder
             license: str = "unknown", # of the weights, an identifier of the Hub
             data: InputPath = "", # the run of prepare_data it was trained on, for the card; empty: not told

@@ -43,7 +43,7 @@ def open_weights(path: Path): # whatever the file holds
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as e: raise unreadable(path, e) from None # a torn file may raise anything
 
-# %% ../nbs/engine/7_stock.ipynb #b907fb03
+# %% ../nbs/engine/7_stock.ipynb #f91d324b
 def open_shards(index: Path) -> dict: # name -> tensor
     "Open the files that an index of safetensors names; raises `UserError`."
     holds = read_json(index, dict).get("weight_map")
@@ -169,18 +169,18 @@ def check_values(weights: dict, path: Path):
     odd = next((f"{name} is {w.dtype}" for name, w in weights.items() if w.dtype not in FLOATS.values()), None)
     if odd: raise UserError(f"{path}: {odd}; get the file in bfloat16, float16 or float32")
 
-# %% ../nbs/engine/7_stock.ipynb #eaf3359e
+# %% ../nbs/engine/7_stock.ipynb #2d054a6d
 UNSEEN = ("head_dim", "max_position_embeddings", "rope_theta", "rms_norm_eps") # leave no trace in the weights
 
 def describe_released(found: Released, cfg: ModelConfig) -> dict:
     "What a published file holds, and where the shape comes from."
     given = read_published_config(found.path.with_name("config.json"))
-    sources = [f"{OURS[k]} {getattr(cfg, OURS[k]):g} {'in config.json' if k in given else 'as published'}" for k in UNSEEN]
+    def source(k): return f"{OURS[k]} {getattr(cfg, OURS[k]):g} {'in config.json' if k in given else 'as published'}"
     head = "left out" if found.head is None else "the embedding once more" if cfg.tied else "its own"
     dtypes = sorted({str(w.dtype)[6:] for w in found.weights.values()})
     return dict(parameters=count_parameters(cfg), dtype=", ".join(dtypes), envelope=found.envelope or "none",
                 prefixes=" ".join(found.prefixes) or "none", head=head, rotary_tables=len(found.rotary),
-                not_in_the_weights=", ".join(sources))
+                not_in_the_weights=", ".join(map(source, UNSEEN)))
 
 # %% ../nbs/engine/7_stock.ipynb #c15c1636
 def load_released(model_pt: str | Path, # published weights, `model.pt` or `.safetensors`
@@ -201,7 +201,7 @@ def load_released(model_pt: str | Path, # published weights, `model.pt` or `.saf
     print(f"{model_pt}: {'; '.join(said)}")
     return model.to(table.dtype).eval(), tok
 
-# %% ../nbs/engine/7_stock.ipynb #203516a6
+# %% ../nbs/engine/7_stock.ipynb #991d6955
 def published_config(c: ModelConfig) -> dict:
     "The shape under its published names."
     return dict(model_type="hebrew-gpt") | {name: getattr(c, own) for name, own in OURS.items()}
@@ -213,7 +213,7 @@ def save_released(model: HebrewGPT, # of attention alone
     "Write `model.pt`, `config.json` and `tokenizer.model` as published; raises `UserError`."
     out, model = resolve(out_dir), unpack(model)
     if set(model.cfg.blocks) != {"A"}:
-        raise UserError(f"blocks are {model.cfg.blocks}: the published layout has attention alone; export it with export_hf")
+        raise UserError(f"blocks are {model.cfg.blocks}: the published layout has attention alone; take export_hf")
     if out.exists() and not (out/"model.pt").exists():
         raise UserError(f"{out_dir}: exists and holds no model.pt; choose another folder")
     weights = {name: w.detach() for name, w in model.state_dict().items() if name != "lm_head.weight"}
