@@ -173,7 +173,7 @@ def read_tokenizer(folder: Path, cfg: ModelConfig, written: dict) -> Tokenizer: 
                         "save the bundle again")
     return tok
 
-# %% ../nbs/engine/9_bundle.ipynb #c37fd640
+# %% ../nbs/engine/9_bundle.ipynb #6dfb12ed
 def load_weights(cfg: ModelConfig, file: Path, shapes: dict, # as of `weight_shapes`
                  device: str, dtype: str | None) -> HebrewGPT: # as of `load_bundle`
     "The weights of a bundle; raises `UserError` for those of another shape."
@@ -185,7 +185,7 @@ def load_weights(cfg: ModelConfig, file: Path, shapes: dict, # as of `weight_sha
     model.load_state_dict(load_file(file, device=device), assign=True)
     return quantize_for_decoding(model, dtype) if dtype else model.eval()
 
-# %% ../nbs/engine/9_bundle.ipynb #86a6e543
+# %% ../nbs/engine/9_bundle.ipynb #e67c7fa3
 def is_int8(shapes: dict) -> bool: # as of `weight_shapes`
     "Whether a file holds packed weights."
     return any(w.dtype == torch.int8 for w in shapes.values())
@@ -209,7 +209,7 @@ def load_exported(folder: Path, device: str, dtype: str | None) -> tuple: # as o
 
 def load_bundle(path: str | Path, # a bundle, a run that holds one, or a folder that `export_hf` wrote
                 device: str = "cpu",
-                dtype: str | None = None, # packed for decoding, as of `quantize_for_decoding`; None: as saved
+                dtype: str | None = None, # as of `quantize_for_decoding`, to decode with; None: plain, as saved
                ) -> tuple: # HebrewGPT in evaluation mode, Tokenizer
     "Load a model with its tokenizer; raises `UserError` for anything torn, altered or mismatched."
     folder, device = find_bundle(path), pick_device(device)
@@ -219,7 +219,8 @@ def load_bundle(path: str | Path, # a bundle, a run that holds one, or a folder 
     tok = read_tokenizer(folder, cfg, written)
     if not is_int8(shapes): return load_weights(cfg, file, shapes, device, dtype), tok
     model = load_int8(cfg, file, shapes, device)
-    return model if dtype in (None, "int8") else quantize_for_decoding(unpack(model), dtype), tok
+    if dtype == "int8": return model, tok
+    return quantize_for_decoding(unpack(model), dtype) if dtype else unpack(model), tok
 
 # %% ../nbs/engine/9_bundle.ipynb #8617111c
 WANTED = ["*.json", "*.safetensors", "*.model", "model.pt"] # of a model on the Hub

@@ -20,7 +20,7 @@ from .bundle import SAMPLING, load_model, save_bundle, weight_bytes
 from .core import InputPath, RunFolder, UserError, cli, lock_folder, read_json, resolve, stage
 from .core import work_folder, write_atomic, write_folder, write_json
 
-# %% ../nbs/07_release.ipynb #d7b9dd65
+# %% ../nbs/07_release.ipynb #f8ff252e
 from typing import Literal
 from .core import Dtype
 from .model import HebrewGPT, ModelConfig, count_parameters
@@ -30,7 +30,7 @@ from .stock import split_rows, stock_class, stock_names, to_stock
 from .tokenizer import CONTROLS, HEADINGS, Tokenizer, encode_prompt
 from .tokenizer_json import fast_tokenizer
 
-# %% ../nbs/07_release.ipynb #dd3b5d0a
+# %% ../nbs/07_release.ipynb #46256770
 GUARD = "\ufdd0" # a noncharacter of Unicode: never in a text that is passed on
 
 def special_names(tok: Tokenizer) -> list[str]:
@@ -41,7 +41,7 @@ def first_letters(tok: Tokenizer) -> list[str]:
     "With what the name of a special token may begin."
     return sorted({name[0] for name in special_names(tok)})
 
-# %% ../nbs/07_release.ipynb #8af40dc7
+# %% ../nbs/07_release.ipynb #f4e2e6d2
 TEMPLATE = r"""
 {%- macro plain(text) -%}{{ textGUARDS }}{%- endmacro -%}
 {%- macro turn(ask, given) -%}{{ ASK + plain(ask) + GIVEN + plain(given) }}{%- endmacro -%}
@@ -66,13 +66,13 @@ TEMPLATE = r"""
 {%- if ns.waits and add_generation_prompt -%}{{- ANSWER -}}{%- endif -%}
 """
 
-# %% ../nbs/07_release.ipynb #8cdee603
+# %% ../nbs/07_release.ipynb #dab6724e
 def jinja_text(text: str) -> str: return json.dumps(text, ensure_ascii=False)
 
 def guard_filters(tok: Tokenizer) -> str: # in Jinja
     "What makes a text one that holds no special token, or no heading where headings are text."
     pairs = [(letter, letter + GUARD) for letter in first_letters(tok)]
-    if not tok.heading_ids: pairs += [(h.strip(), h.strip().replace(" ", "  ")) for h in HEADINGS]
+    if not tok.heading_ids: pairs += [("##", "# #")] # a heading begins with three
     return "".join(f" | replace({jinja_text(a)}, {jinja_text(b)})" for a, b in pairs)
 
 def chat_template(tok: Tokenizer) -> str: # in Jinja, as `apply_chat_template` takes it
@@ -81,7 +81,7 @@ def chat_template(tok: Tokenizer) -> str: # in Jinja, as `apply_chat_template` t
     lines = "".join(TEMPLATE.strip().split("\n")).replace("GUARDS", guard_filters(tok))
     return re.sub(r"\b(ASK|GIVEN|ANSWER)\b", lambda m: jinja_text(names[m[0]]), lines)
 
-# %% ../nbs/07_release.ipynb #7fc26238
+# %% ../nbs/07_release.ipynb #ee703d5e
 def stock_tokenizer(tok: Tokenizer, context: int, # tokens
                    ) -> PreTrainedTokenizerFast | None: # None where `tokenizer.json` cannot give the same ids
     "The tokenizer with stock defaults: a begin token before each text, special tokens by name, a chat template."
@@ -95,7 +95,7 @@ def stock_tokenizer(tok: Tokenizer, context: int, # tokens
         model_max_length=context, add_bos_token=True, clean_up_tokenization_spaces=False,
         chat_template=chat_template(tok))
 
-# %% ../nbs/07_release.ipynb #a9539026
+# %% ../nbs/07_release.ipynb #b01e11be
 def generation_config(tok: Tokenizer, blocks: str, # without attention its cache counts nothing
                      ) -> GenerationConfig:
     "The defaults of `generate` there."
@@ -168,7 +168,7 @@ def told(sources: dict, # of the report of `prepare_data`
     found = ["", "## Measured", "", "| metric | value | unit |", "|---|---|---|", *rows] if rows else []
     return "\n".join(data + found) + "\n"
 
-# %% ../nbs/07_release.ipynb #8971ea0b
+# %% ../nbs/07_release.ipynb #7bcbb16d
 def model_card(model: HebrewGPT, tok: Tokenizer,
                name: str, # what to call it
                license: str = "unknown", # of the weights, an identifier of the Hub
@@ -227,7 +227,7 @@ def stock_adapter(weights: dict, # of adapter_model.safetensors
         out |= {f"base_model.model.{n.removesuffix('.weight')}.lora_{part}": p.clone() for n, p in zip(theirs, parts)}
     return out
 
-# %% ../nbs/07_release.ipynb #a82a4177
+# %% ../nbs/07_release.ipynb #32766085
 def write_adapter(weights: dict, config: dict, # of adapter_config.json
                   base: Path, out: Path) -> Path: # the folder
     "Write an adapter for `base`, adapting what has weights."
@@ -255,7 +255,7 @@ def export_adapter(adapter: str | Path, # the folder that `sft` wrote
                            for n in names.get(f"{own}.weight", (own,))}
     return write_adapter(found, config, twin, out)
 
-# %% ../nbs/07_release.ipynb #45ac3ad2
+# %% ../nbs/07_release.ipynb #41218c18
 def join_adapters(parts: dict, # name there -> dict of A, B
                   names: tuple[str, ...], # of all, in the order of our rows
                   heads: int) -> tuple[torch.Tensor, torch.Tensor]: # A, B of ours
@@ -270,7 +270,7 @@ def join_adapters(parts: dict, # name there -> dict of A, B
         blocks.append(block)
     return torch.cat(As), join_rows(blocks, names, heads)
 
-# %% ../nbs/07_release.ipynb #40093d75
+# %% ../nbs/07_release.ipynb #85a4cf02
 def own_adapter(weights: dict, # of adapter_model.safetensors, of a stock twin
                 cfg: ModelConfig) -> dict: # the same, named as here
     "The tensors of a stock adapter for our model; raises `UserError` for one that does not fit."
@@ -291,7 +291,7 @@ def own_adapter(weights: dict, # of adapter_model.safetensors, of a stock twin
     if left: raise UserError(f"{next(iter(left))}: adapted, but our model has no such matrix; merge it in the twin")
     return out
 
-# %% ../nbs/07_release.ipynb #98a2cd77
+# %% ../nbs/07_release.ipynb #957a8468
 def import_adapter(adapter: str | Path, # the folder that stock `peft` wrote
                    base: str | Path, # our bundle of what it was trained on
                    out_dir: str | Path, # replaced if it holds an adapter
@@ -310,7 +310,7 @@ def import_adapter(adapter: str | Path, # the folder that stock `peft` wrote
     config |= dict(rank_pattern=wider, alpha_pattern={n: config["lora_alpha"] * g for n, g in grown.items()})
     return write_adapter(found, config, resolve(base), out)
 
-# %% ../nbs/07_release.ipynb #10f8a558
+# %% ../nbs/07_release.ipynb #847fec7d
 def read_sources(data: str) -> dict: # empty if nothing is given
     "The sources in the report of `prepare_data`; raises `UserError`."
     if not data: return {}
@@ -325,7 +325,7 @@ def read_metrics(report: str, role: str) -> dict: # empty if nothing is given
     if isinstance(found, dict) and isinstance(found.get("metrics"), dict): return found["metrics"]
     raise UserError(f"{report}: its report.json has no metrics of the {role} model; give a run of evaluate")
 
-# %% ../nbs/07_release.ipynb #4c21f16b
+# %% ../nbs/07_release.ipynb #dc5d24cd
 def find_model(bundle: str, run: str) -> str:
     "The model to be released, or a toy below `run`."
     if bundle: return bundle
@@ -333,7 +333,7 @@ def find_model(bundle: str, run: str) -> str:
     pretrain(run=(toy := f"{run}/base"))
     return toy
 
-# %% ../nbs/07_release.ipynb #4e89fc89
+# %% ../nbs/07_release.ipynb #6197f1b2
 @stage
 def release(run: RunFolder = "runs/nb/release", # where to write: MODEL_NAME/, published/ if dense, int8/ if asked for
             bundle: InputPath = "", # bundle or run, published weights, folder of transformers, hf://...; empty: a toy
