@@ -24,6 +24,7 @@ STAGES = { # notebook -> the stage at its end; other notebooks only teach
     "04_pretrain": "pretrain.pretrain",
     "05_sft": "sft.sft",
     "06_eval": "evaluate.evaluate",
+    "07_release": "release.release",
     "12_making": "making.make_examples",
     "09_bench": "bench.bench",
     "studies/4_tokenizers": "studies.tokenizers.compare_tokenizers",

@@ -251,6 +251,7 @@ class PackedGPT(HebrewGPT):
         cache.n += 1
         return x
     def head(self, h): # (B, T, D) -> (B, T, V)
+        if not self.cfg.tied: return self.lm_head(h)
         return self.tok_emb.head(h) if isinstance(self.tok_emb, PackedEmbedding) else super().head(h)
     def loss(self, h, targets): # (B, T, D), (B, T) -> ()
         return F.cross_entropy(self.head(h).flatten(0, 1).float(), targets.flatten(), reduction="sum")

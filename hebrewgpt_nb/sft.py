@@ -33,7 +33,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from .bundle import find_bundle, load_bundle, save_bundle, weight_shapes
 from .data import eval_folder, eval_texts
 from .engine.blocks import KINDS
-from .stock import is_bundle, load_model
+from .bundle import is_bundle, load_model
 
 # %% ../nbs/05_sft.ipynb #c2b5b5ec
 from .text.examples import Examples, check_columns, parse_columns, question_of, read_examples

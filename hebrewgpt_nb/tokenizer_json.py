@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROBE', 'DoubleArray', 'file_rules', 'rule_tree', 'lookahead', 'either', 'longest_wins', 'prefix_normalizer',
-           'stack_break', 'prefix_decoders', 'plain_pieces', 'bpe_merges', 'bpe_tokenizer', 'same_ids',
-           'fast_tokenizer']
+           'stack_break', 'prefix_decoders', 'plain_pieces', 'bpe_merges', 'spec_normalizer', 'puts_space',
+           'bpe_tokenizer', 'same_ids', 'fast_tokenizer']
 
 # %% ../nbs/text/9_tokenizer_json.ipynb #a8e519ba
 import re
@@ -124,6 +124,19 @@ def bpe_merges(tok: Tokenizer) -> list[tuple[str, str]]:
     cuts = [(p[:k], p[k:]) for p in ranked for k in range(1, len(p))]
     return [(a, b) for a, b in cuts if a in pieces and b in pieces]
 
+# %% ../nbs/text/9_tokenizer_json.ipynb #30a53cfe
+def spec_normalizer(proto: bytes) -> list[normalizers.Normalizer]: # one after the other
+    "What a SentencePiece model without prefix rules does to a text first."
+    said = model_fields(model_fields(proto).get(3, b""))
+    steps = [normalizers.Precompiled(table)] if (table := said.get(2, b"")) else []
+    if said.get(4, 1): # spaces are taken together
+        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    return steps + [normalizers.Prepend(" ")] * puts_space(proto)
+
+def puts_space(proto: bytes) -> bool:
+    "Whether a SentencePiece model puts a space before a text."
+    return bool(model_fields(model_fields(proto).get(3, b"")).get(3, 1))
+
 # %% ../nbs/text/9_tokenizer_json.ipynb #914a6663
 def bpe_tokenizer(tok: Tokenizer) -> tokenizers.Tokenizer:
     "The pieces, merges and rules of a SentencePiece model in the form of `tokenizers`."
@@ -131,7 +144,8 @@ def bpe_tokenizer(tok: Tokenizer) -> tokenizers.Tokenizer:
     unknown = tok.sp.id_to_piece(tok.sp.unk_id())
     bpe = tokenizers.Tokenizer(BPE(vocab, bpe_merges(tok), unk_token=unknown, fuse_unk=True, byte_fallback=True))
     if tok.signs: bpe.normalizer = prefix_normalizer(file_rules(tok.proto))
-    back = prefix_decoders() if tok.signs else []
+    elif steps := spec_normalizer(tok.proto): bpe.normalizer = normalizers.Sequence(steps)
+    back = prefix_decoders() if tok.signs else [decoders.Strip(" ", 1, 0)] * puts_space(tok.proto)
     bpe.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), *back])
     return bpe
 
@@ -142,7 +156,8 @@ PROBE = " א ב\nג  ד ﬁ é א\u05b8 ה\u05b8א וה\u05b7א 😀 \u200f ▁ 
 def same_ids(bpe: tokenizers.Tokenizer, tok: Tokenizer) -> bool:
     "Whether both give the same ids for every piece, alone and side by side, and for what normalisation would change."
     plain = [p for p in plain_pieces(tok) if p not in SIGNS.values()] # a text with a sign is for our own class
-    probes = [PROBE, "".join(plain), *plain]
+    probe = PROBE.replace(MARK, "") if puts_space(tok.proto) else PROBE # where a mark is a space
+    probes = [probe, "".join(plain), *plain]
     return [e.ids for e in bpe.encode_batch(probes)] == tok.encode(probes)
 
 # %% ../nbs/text/9_tokenizer_json.ipynb #6becf3eb

@@ -80,6 +80,7 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before; {endp
     "06_eval": dict(run="{run}/eval", base="{run}/base", bundle="{run}/sft-phases", data="{run}/data", sft="{run}/sft", choices="{mine}/questions.jsonl", examples=3, generations=2,
                     max_new_tokens=8, seed=3, tests="{mine}/evals", device="cpu", dtype="bfloat16"),
     "06_eval:alone": dict(run="{run}/eval-alone", model="{run}/sft-phases", beside="{run}/eval", training="{mine}/asks/more", tests="{mine}/evals", examples=3, generations=2, max_new_tokens=8),
+    "07_release": dict(run="{run}/release", bundle="{run}/base", model_name="mine", license="apache-2.0", data="{run}/data", report="{run}/eval", role="base", dtype="bfloat16", int8=True),
     "12_making": dict(run="{run}/making", base_url="{endpoint}", model="m", count=1, price_in=1., price_out=2., budget=9., requests_per_minute=9999, tokens_per_minute=10**8,
                       at_once=2, timeout=30., temperature=.5, limit="max_completion_tokens", license="CC0-1.0", seed=2),
     "12_making:english": dict(run="{run}/translated", base_url="{endpoint}", model="m", english="{mine}/english.jsonl"),

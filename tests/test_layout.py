@@ -5,7 +5,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIBRARY, NOTEBOOKS = ROOT/"hebrewgpt_nb", ROOT/"nbs"
-DOOR = ["data", "tokenizer", "tokenizer_json", "model", "quantize", "bundle", "generate", "metrics", "stock", "pretrain", "sft",
+DOOR = ["data", "tokenizer", "tokenizer_json", "model", "quantize", "stock", "bundle", "generate", "metrics", "pretrain", "sft",
         "intervals", "grading", "making", "tasks", "constraints", "references", "audits", "benchmarks", "backends", "reports", "harness", "evaluate", "release", "bench", "serve", "widgets", "jobs"]
 FOLDERS = ["core", "text", "grammar", "instructions", "engine", "training", "door", "studies", "apps"] # each may import from those before it, and from itself
 
@@ -85,7 +85,7 @@ READING = [ # the order in which the notebooks are read
     "text.prefixes", "text.rules", "text.examples", "text.hygiene", "tokenizer", "tokenizer_json", "grammar.verbs", "grammar.nouns", "grammar.words", "grammar.sentences",
     "grammar.stories", "grammar.exercises", "grammar.pairs", "grammar.plots", "grammar.texts",
     "instructions.choices", "instructions.sets", "instructions.mix",
-    "engine.scan", "engine.cpu", "engine.fused", "engine.loss", "engine.blocks", "model", "quantize", "bundle", "generate", "metrics", "stock",
+    "engine.scan", "engine.cpu", "engine.fused", "engine.loss", "engine.blocks", "model", "quantize", "stock", "bundle", "generate", "metrics",
     "training.rows", "training.optim", "training.checkpoint", "training.loop", "pretrain", "sft",
     "intervals", "grading", "making", "tasks", "constraints", "references", "audits", "benchmarks", "backends", "reports", "harness", "evaluate", "release", "bench", "serve", "widgets", "jobs"]
 

@@ -86,6 +86,7 @@ class ModelConfig:
     rope_theta: within(float, 1, 1e12) = 10_000.
     eps: within(float, 1e-12, .1) = 1e-6 # of every RMSNorm
     dropout: Dropout = 0.
+    tied: bool = True # the head is the embedding
     state: Size = 128 # N, of Mamba-2
     mamba_head: Size = 64 # P
     expand: Few = 2
