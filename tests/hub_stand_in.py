@@ -6,16 +6,17 @@ from urllib.parse import unquote, urlsplit
 LARGE = 1000 # bytes from which a file goes by itself, by the protocol of git LFS
 
 class Hub(ThreadingHTTPServer):
-    "Repositories in memory; `log` holds what was asked for, and `stall` names a file of which half goes, and then nothing."
+    "Repositories in memory; `log` holds what was asked for; of a file of `stall_at` bytes half goes through, and then nothing."
     daemon_threads = True
     def __init__(self):
-        self.repos, self.large, self.log, self.stall = {}, {}, [], ""
+        self.repos, self.large, self.tree_of, self.log, self.stall_at = {}, {}, {}, [], 0
         self.stalled, self.released = threading.Event(), threading.Event()
         super().__init__(("127.0.0.1", 0), Answer)
         threading.Thread(target=self.serve_forever, daemon=True).start()
     @property
     def url(self): return f"http://127.0.0.1:{self.server_port}"
     def sha(self, repo): return hashlib.sha1(json.dumps({n: hashlib.sha256(b).hexdigest() for n, b in self.repos[repo].items()}).encode()).hexdigest()
+    def handle_error(self, request, client): pass # one at the other end was killed
     def hang(self): # until the one at the other end has gone
         self.stalled.set()
         self.released.wait(60)
@@ -65,7 +66,7 @@ class Answer(BaseHTTPRequestHandler):
     def take(self, hub, oid):
         size = int(self.headers["Content-Length"])
         content = self.rfile.read(size // 2)
-        if hub.stall == "in" and size == max(map(int, [size, hub.largest])): return hub.hang()
+        if size == hub.stall_at: return hub.hang()
         content += self.rfile.read(size - len(content))
         if hashlib.sha256(content).hexdigest() != oid: return self.say(dict(error="another checksum"), 400)
         hub.large[oid] = content
@@ -82,7 +83,7 @@ class Answer(BaseHTTPRequestHandler):
     def info(self, hub, repo):
         if repo not in hub.repos: return self.say(dict(error="Repository not found"), 404, X_Error_Code="RepoNotFound")
         self.say(dict(id=repo, sha=hub.sha(repo), siblings=[dict(rfilename=name) for name in hub.repos[repo]], tags=[]))
-    def tree(self, hub, repo): self.say([as_file(*item) for item in hub.repos[repo].items()])
+    def tree(self, hub, repo): self.say([as_file(*item) for item in (hub.repos[repo] | hub.tree_of).items()])
     def give(self, hub, repo, name):
         content = hub.repos[repo].get(name)
         if content is None: return self.say(dict(error="Entry not found"), 404, X_Error_Code="EntryNotFound", X_Repo_Commit=hub.sha(repo))
@@ -92,7 +93,7 @@ class Answer(BaseHTTPRequestHandler):
         first = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         part = content[int(first[1]):] if first else content
         if first: headers["Content-Range"] = f"bytes {first[1]}-{len(content) - 1}/{len(content)}"
-        if hub.stall != name or self.command == "HEAD": return self.say(part, 206 if first else 200, **headers)
+        if len(part) != hub.stall_at or self.command == "HEAD": return self.say(part, 206 if first else 200, **headers)
         self.send_response(200)
         for k, v in {"Content-Length": len(content), **headers}.items(): self.send_header(k, str(v))
         self.end_headers()
