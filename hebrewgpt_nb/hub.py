@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RepoKind', 'SPACE_APP', 'SPACE_CARD', 'files_to_send', 'reaching', 'hub_address', 'check_equal', 'show_files', 'push',
-           'send_files', 'pull', 'pinned', 'check_stock', 'write_space']
+           'send_files', 'pull', 'pinned', 'check_stock', 'space_files', 'write_space']
 
-# %% ../nbs/release/2_hub.ipynb #38722e5e
+# %% ../nbs/release/2_hub.ipynb #8e24c318
 import glob, shutil
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -15,26 +15,27 @@ from typing import Literal
 from .core import UserError, beside, explain_disk_errors, introduce, reason_of, read_json, replace_folder
 from .core import resolve, write_atomic, write_folder
 
-# %% ../nbs/release/2_hub.ipynb #070884c7
+# %% ../nbs/release/2_hub.ipynb #9734ddfc
 def files_to_send(folder: Path) -> dict[str, int]: # name -> bytes
     "The files of a folder that are no secret; raises `UserError` if there is no card among them."
-    if not (folder/"README.md").is_file(): raise UserError(f"{folder}: no README.md in it; give a folder that was exported")
+    if not (folder/"README.md").is_file():
+        raise UserError(f"{folder}: no README.md in it; give a folder that was exported")
     found = {p.relative_to(folder): p for p in sorted(folder.rglob("*")) if p.is_file()}
     return {str(name): p.stat().st_size for name, p in found.items() if not any(part[0] == "." for part in name.parts)}
 
-# %% ../nbs/release/2_hub.ipynb #4b1ef128
+# %% ../nbs/release/2_hub.ipynb #6ce45914
 @contextmanager
 def reaching(place: str, way_out: str):
     "Within it, an error of the Hub, or of the way there, is one line; raises `UserError`."
-    from httpx import HTTPError
+    from huggingface_hub.utils import httpx # whichever the client uses
     with explain_disk_errors(place):
         try: yield
         except UserError: raise
-        except (OSError, ValueError, RuntimeError, HTTPError) as e:
+        except (OSError, ValueError, RuntimeError, httpx.HTTPError) as e:
             cause = e.__cause__ if type(e) is RuntimeError and e.__cause__ else e
             raise UserError(f"{place}: {reason_of(cause)}; {way_out}") from None
 
-# %% ../nbs/release/2_hub.ipynb #afa3c203
+# %% ../nbs/release/2_hub.ipynb #939d98ea
 RepoKind = Literal["model", "space"]
 
 def hub_address(repo: str, # user/name
@@ -47,7 +48,7 @@ def hub_address(repo: str, # user/name
     if "/" not in repo: raise UserError(f"{repo}: whose? give it as user/{repo}")
     return f"{constants.ENDPOINT}/{'spaces/' * (kind == 'space')}{repo}"
 
-# %% ../nbs/release/2_hub.ipynb #590f3c0b
+# %% ../nbs/release/2_hub.ipynb #4e45bbb6
 def check_equal(repo: str, kind: RepoKind, folder: Path, revision: str | None = None):
     "Refuse a folder that lacks files of a repository, or holds others; raises `UserError`."
     from huggingface_hub import HfApi
@@ -55,16 +56,17 @@ def check_equal(repo: str, kind: RepoKind, folder: Path, revision: str | None = 
     others = [m.path if hasattr(m, "path") else m["path"] for m in found.mismatches]
     lacks = [p for p in found.missing_paths if p != ".gitattributes"] # the Hub's own
     if wrong := sorted([*others, *lacks]):
-        raise UserError(f"{folder}: {', '.join(wrong[:3])} not as in {repo}; the same command sends or fetches it again")
+        raise UserError(f"{folder}: {', '.join(wrong[:3])} not as in {repo}; "
+                        "the same command sends or fetches it again")
 
-# %% ../nbs/release/2_hub.ipynb #5c06fdc0
+# %% ../nbs/release/2_hub.ipynb #3aacab7a
 def show_files(files: dict[str, int], # name -> bytes
                folder: Path, place: str):
     "Print what goes where."
     for name, size in files.items(): print(f"{size:>14,}  {name}")
     print(f"{sum(files.values()):>14,}  bytes in {len(files)} files: {folder.name} -> {place}")
 
-# %% ../nbs/release/2_hub.ipynb #919be013
+# %% ../nbs/release/2_hub.ipynb #c47c6fe1
 def push(folder: str | Path, # as of `export_hf` or `write_space`
          repo: str, # user/name
          kind: RepoKind = "model",
@@ -79,7 +81,7 @@ def push(folder: str | Path, # as of `export_hf` or `write_space`
     else: print("nothing was sent; `send` sends these files")
     return files
 
-# %% ../nbs/release/2_hub.ipynb #6534c2ae
+# %% ../nbs/release/2_hub.ipynb #812816e9
 def send_files(files: dict[str, int], folder: Path, repo: str, kind: RepoKind, private: bool):
     "Send these files of a folder; raises `UserError`."
     from huggingface_hub import HfApi
@@ -90,7 +92,7 @@ def send_files(files: dict[str, int], folder: Path, repo: str, kind: RepoKind, p
                           allow_patterns=[glob.escape(name) for name in files])
         check_equal(repo, kind, folder)
 
-# %% ../nbs/release/2_hub.ipynb #583ba14b
+# %% ../nbs/release/2_hub.ipynb #a62e038c
 def pull(repo: str, # user/name
          out_dir: str | Path, # new or empty
          kind: RepoKind = "model",
@@ -108,7 +110,7 @@ def pull(repo: str, # user/name
     shutil.rmtree(part/".cache", ignore_errors=True) # what the client noted there
     return replace_folder(part, out)
 
-# %% ../nbs/release/2_hub.ipynb #8b07d099
+# %% ../nbs/release/2_hub.ipynb #e600ce4c
 SPACE_APP = '''"A page to talk to {repo}."
 import os
 from threading import Thread
@@ -143,11 +145,12 @@ def reply(question, history):
         yield text
 
 
-demo = gr.ChatInterface(reply, title="{title}", chatbot=gr.Chatbot(rtl=True), textbox=gr.Textbox(rtl=True, max_length=4000))
+textbox = gr.Textbox(rtl=True, max_length=4000)
+demo = gr.ChatInterface(reply, title="{title}", chatbot=gr.Chatbot(rtl=True), textbox=textbox)
 if __name__ == "__main__": demo.launch()
 '''
 
-# %% ../nbs/release/2_hub.ipynb #aa769a2c
+# %% ../nbs/release/2_hub.ipynb #0316ab6b
 SPACE_CARD = """---
 title: {title}
 emoji: 💬
@@ -163,39 +166,45 @@ models:
 A page to talk to [{repo}](https://huggingface.co/{repo}), in Hebrew.
 """
 
-# %% ../nbs/release/2_hub.ipynb #8fc35c4a
+# %% ../nbs/release/2_hub.ipynb #b3d7ec62
 def pinned(package: str) -> str:
     "The version of a package that is installed here, as `pip` takes it."
     return f"{package}=={version(package).partition('+')[0]}" # without +cpu
 
-# %% ../nbs/release/2_hub.ipynb #1869fdf1
+# %% ../nbs/release/2_hub.ipynb #171e0177
 def check_stock(stock_dir: Path):
     "Refuse a folder that a Space could not chat with; raises `UserError`."
     lacks = [name for name in ("README.md", "config.json", "tokenizer.json") if not (stock_dir/name).is_file()]
-    if lacks: raise UserError(f"{stock_dir}: no {', '.join(lacks)} in it, so `transformers` cannot run it; export it first")
+    if lacks:
+        raise UserError(f"{stock_dir}: no {', '.join(lacks)} in it, so `transformers` cannot run it; export it first")
     config = stock_dir/"tokenizer_config.json"
     has_template = (stock_dir/"chat_template.jinja").is_file() or "chat_template" in read_json(config, dict)
     if not has_template: raise UserError(f"{stock_dir}: its tokenizer has no chat template; export it again")
 
-# %% ../nbs/release/2_hub.ipynb #3c77da98
+# %% ../nbs/release/2_hub.ipynb #87152962
+def space_files(stock: Path, repo: str) -> dict[str, str]: # name -> content
+    "The three files of a Space that chats with an exported model."
+    from huggingface_hub import RepoCard
+    title, license = repo.split("/")[1], RepoCard.load(stock/"README.md").data.get("license")
+    card = SPACE_CARD.format(repo=repo, title=title, gradio=version("gradio"), license=license or "unknown")
+    app = SPACE_APP.replace("{repo}", repo).replace("{title}", title)
+    needs = "".join(f"{pinned(package)}\n" for package in ("torch", "transformers"))
+    return {"app.py": app, "requirements.txt": needs, "README.md": card}
+
+# %% ../nbs/release/2_hub.ipynb #ca30c04e
 def write_space(stock_dir: str | Path, # as of `export_hf`
                 out_dir: str | Path, # replaced if it holds a Space
                 repo: str, # user/name under which the model is, or will be, on the Hub
                ) -> Path: # the folder
     "Write a Space that chats with an exported model; raises `UserError`."
-    from huggingface_hub import RepoCard
     stock, out = resolve(stock_dir), resolve(out_dir)
     hub_address(repo)
     check_stock(stock)
     if out.exists() and any(out.iterdir()) and not (out/"app.py").exists():
         raise UserError(f"{out_dir}: holds something that is no Space; choose another folder")
-    facts = dict(repo=repo, title=repo.split("/")[1], gradio=version("gradio"),
-                 license=RepoCard.load(stock/"README.md").data.get("license") or "unknown")
     with write_folder(out) as part:
-        write_atomic(part/"app.py", SPACE_APP.replace("{repo}", repo).replace("{title}", facts["title"]))
-        write_atomic(part/"requirements.txt", "".join(f"{pinned(p)}\n" for p in ("torch", "transformers")))
-        write_atomic(part/"README.md", SPACE_CARD.format(**facts))
+        for name, content in space_files(stock, repo).items(): write_atomic(part/name, content)
     return out
 
-# %% ../nbs/release/2_hub.ipynb #cdbf6e70
+# %% ../nbs/release/2_hub.ipynb #e22d68a2
 if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

@@ -8,7 +8,7 @@ __all__ = ['SHARED', 'MIXERS', 'FORMS', 'GGUFKind', 'FILE_TYPES', 'NODE', 'TURNS
            'add_tokenizer', 'is_matrix', 'as_kind', 'need_gguf', 'fill', 'check_gguf', 'write_gguf', 'find_missing',
            'server_script', 'LlamaProcess', 'LlamaCpp', 'llama_guards', 'ollama_template', 'write_modelfile']
 
-# %% ../nbs/release/1_llamacpp.ipynb #c0a193a5
+# %% ../nbs/release/1_llamacpp.ipynb #8a6adda5
 import json, shutil, subprocess
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,37 +22,38 @@ from .quantize import unpack
 from .text.rules import MARK, model_fields, read_fields
 from .tokenizer import CONTROLS, HEADINGS, Tokenizer
 
-# %% ../nbs/release/1_llamacpp.ipynb #bbbf1873
+# %% ../nbs/release/1_llamacpp.ipynb #5a2184ab
 def gguf_architecture(blocks: str) -> str: # kinds of blocks, such as AMAM
     "What llama.cpp calls a model of these blocks; raises `UserError` if it has none such."
     if set(blocks) <= {"A"}: return "llama"
     if set(blocks) == {"A", "M"}: return "granitehybrid" # without an A it stops: no cache to give to attention
     raise UserError(f"blocks are {blocks}: llama.cpp has no such model; they must be of A, or of A and M")
 
-# %% ../nbs/release/1_llamacpp.ipynb #33aee989
+# %% ../nbs/release/1_llamacpp.ipynb #d09fed1c
 SHARED = {"ln1": "attn_norm", "ln2": "ffn_norm", "mlp.gate": "ffn_gate", "mlp.up": "ffn_up", "mlp.down": "ffn_down"}
 MIXERS = {
     "A": {"qkv.weight": ("attn_q.weight", "attn_k.weight", "attn_v.weight"), "proj.weight": ("attn_output.weight",)},
-    "M": {"in_proj.weight": ("ssm_in.weight",), "out_proj.weight": ("ssm_out.weight",), "norm.weight": ("ssm_norm.weight",),
-          "conv1d.weight": ("ssm_conv1d.weight",), "conv1d.bias": ("ssm_conv1d.bias",), "dt_bias": ("ssm_dt.bias",),
+    "M": {"in_proj.weight": ("ssm_in.weight",), "out_proj.weight": ("ssm_out.weight",),
+          "norm.weight": ("ssm_norm.weight",), "conv1d.weight": ("ssm_conv1d.weight",), "conv1d.bias": ("ssm_conv1d.bias",), "dt_bias": ("ssm_dt.bias",),
           "A_log": ("ssm_a",), "D": ("ssm_d",)}}
 
-# %% ../nbs/release/1_llamacpp.ipynb #ab385117
+# %% ../nbs/release/1_llamacpp.ipynb #dba26813
 def gguf_names(blocks: str) -> dict[str, tuple[str, ...]]: # our name -> names there
     "All weights of a model, and what llama.cpp calls them; the head is the embedding in both."
     names = {"tok_emb.weight": ("token_embd.weight",), "ln_f.weight": ("output_norm.weight",)}
     for i, kind in enumerate(blocks):
         shared = {f"{own}.weight": (f"{theirs}.weight",) for own, theirs in SHARED.items()}
         mixer = {f"{KINDS[kind].name}.{own}": theirs for own, theirs in MIXERS[kind].items()}
-        names |= {f"blocks.{i}.{own}": tuple(f"blk.{i}.{n}" for n in theirs) for own, theirs in (shared | mixer).items()}
+        for own, theirs in (shared | mixer).items():
+            names[f"blocks.{i}.{own}"] = tuple(f"blk.{i}.{n}" for n in theirs)
     return names
 
-# %% ../nbs/release/1_llamacpp.ipynb #47d6cbf1
+# %% ../nbs/release/1_llamacpp.ipynb #fafc8d46
 FORMS = {"A_log": lambda w: -w.exp()[:, None], "D": lambda w: w[:, None], # (H,) -> (H, 1)
          "mamba.norm.weight": lambda w: w[None], # (inner,) -> (groups, inner)
          "conv1d.weight": lambda w: w[:, 0]} # (channels, 1, taps) -> (channels, taps)
 
-# %% ../nbs/release/1_llamacpp.ipynb #8d040c23
+# %% ../nbs/release/1_llamacpp.ipynb #91a2fded
 def gguf_tensors(model: HebrewGPT) -> dict[str, torch.Tensor]: # float32
     "The weights as llama.cpp names them."
     names, out = gguf_names(model.cfg.blocks), {}
@@ -63,14 +64,14 @@ def gguf_tensors(model: HebrewGPT) -> dict[str, torch.Tensor]: # float32
         out |= dict(zip(names[own], parts))
     return out
 
-# %% ../nbs/release/1_llamacpp.ipynb #3a1d38a0
+# %% ../nbs/release/1_llamacpp.ipynb #5ee2d242
 def shared_settings(c: ModelConfig) -> dict: # method of GGUFWriter -> value
     "The shape of any model."
     return dict(add_context_length=c.context, add_embedding_length=c.width, add_block_count=c.depth,
                 add_feed_forward_length=c.hidden, add_head_count=c.heads, add_layer_norm_rms_eps=c.eps,
                 add_rope_freq_base=c.rope_theta, add_rope_dimension_count=c.head_dim, add_vocab_size=c.vocab_size)
 
-# %% ../nbs/release/1_llamacpp.ipynb #9ce6fa88
+# %% ../nbs/release/1_llamacpp.ipynb #2cf11c8d
 def gguf_settings(c: ModelConfig) -> dict: # method of GGUFWriter -> value
     "The shape of a model, as llama.cpp is told."
     if gguf_architecture(c.blocks) == "llama": return shared_settings(c) | dict(add_head_count_kv=c.heads)
@@ -80,30 +81,31 @@ def gguf_settings(c: ModelConfig) -> dict: # method of GGUFWriter -> value
         add_ssm_state_size=c.state, add_ssm_inner_size=c.inner, add_ssm_group_count=1,
         add_ssm_time_step_rank=c.inner // c.mamba_head)
 
-# %% ../nbs/release/1_llamacpp.ipynb #fefb3809
+# %% ../nbs/release/1_llamacpp.ipynb #daeb9a35
 def piece_types(tok: Tokenizer) -> list[int]: # 1 text, 2 unknown, 3 control, 4 never cut or joined, 6 byte
     "What each piece of a model file is."
     pieces = [model_fields(content) for number, content, _ in read_fields(tok.proto) if number == 1]
     return [piece.get(3, 1) for piece in pieces]
 
-# %% ../nbs/release/1_llamacpp.ipynb #9d460cbc
+# %% ../nbs/release/1_llamacpp.ipynb #76d4c28c
 def has_rules(tok: Tokenizer) -> bool:
     "Whether the file changes a text before it is cut, which llama.cpp does not do."
     rules = model_fields(model_fields(tok.proto).get(3, b""))
     return bool(rules.get(2)) or rules.get(4, 1) == 1 # replacements, spaces taken away
 
-# %% ../nbs/release/1_llamacpp.ipynb #67b6f8dd
+# %% ../nbs/release/1_llamacpp.ipynb #08bb2493
 def llama_text(tok: Tokenizer, text: str) -> str:
     "The text as llama.cpp must get it, so that its ids are those of `tok.encode`."
     return tok.sp.normalize(text).replace(MARK, " ") if has_rules(tok) else text
 
-# %% ../nbs/release/1_llamacpp.ipynb #eae7b8d9
+# %% ../nbs/release/1_llamacpp.ipynb #6f8c65d9
 def check_bpe(tok: Tokenizer):
     "Refuse a SentencePiece model that is no BPE; raises `UserError`."
     if model_fields(model_fields(tok.proto).get(2, b"")).get(3, 1) == 2: return
-    raise UserError(f"{tok.path}: is no BPE model, so llama.cpp would cut texts otherwise; train one of kind boundaries")
+    raise UserError(f"{tok.path}: is no BPE model, so llama.cpp would cut texts otherwise; "
+                    "train one of kind boundaries")
 
-# %% ../nbs/release/1_llamacpp.ipynb #3a3c1cef
+# %% ../nbs/release/1_llamacpp.ipynb #3c8818c0
 def add_tokenizer(writer, # GGUFWriter
                   tok: Tokenizer, chat_template: str = ""): # Jinja
     "Write the pieces of a tokenizer, and how a text begins; raises `UserError` for another kind of model."
@@ -119,7 +121,7 @@ def add_tokenizer(writer, # GGUFWriter
     writer.add_add_space_prefix(normalizer.get(3, 1) == 1 and not has_rules(tok)) # normalisation puts it there
     if chat_template: writer.add_chat_template(chat_template)
 
-# %% ../nbs/release/1_llamacpp.ipynb #dd9dda96
+# %% ../nbs/release/1_llamacpp.ipynb #7b9f8773
 GGUFKind = Literal["f32", "f16", "bf16", "q8_0"] # of matrices: 4, 2, 2, and 1.06 bytes a weight
 FILE_TYPES = dict(f32="ALL_F32", f16="MOSTLY_F16", bf16="MOSTLY_BF16", q8_0="MOSTLY_Q8_0")
 
@@ -127,23 +129,24 @@ def is_matrix(name: str, weight: torch.Tensor) -> bool:
     "Whether a tensor is multiplied with, row by row."
     return weight.ndim == 2 and name.endswith(".weight") and not name.endswith(("ssm_norm.weight", "ssm_conv1d.weight"))
 
-# %% ../nbs/release/1_llamacpp.ipynb #edd2f5bc
+# %% ../nbs/release/1_llamacpp.ipynb #842de1d9
 def as_kind(name: str, weight: torch.Tensor, kind: str): # array and its GGMLQuantizationType
     "A tensor in the form of the file; raises `UserError` where that cannot hold it."
     import gguf
     form = gguf.GGMLQuantizationType[kind.upper() if is_matrix(name, weight) else "F32"]
     most = 65_504 if form.name == "F16" else torch.inf
-    if not (weight.abs() < most).all(): raise UserError(f"{name}: holds numbers that {form.name} cannot; write bf16 or f32, or mend the model")
+    if not (weight.abs() < most).all():
+        raise UserError(f"{name}: holds numbers that {form.name} cannot; write bf16 or f32, or mend the model")
     try: return gguf.quants.quantize(weight.numpy(), form), form
     except gguf.QuantError: # rows of blocks of 32
         raise UserError(f"{name}: rows of {weight.shape[-1]} cannot be written as {kind}; write f16") from None
 
-# %% ../nbs/release/1_llamacpp.ipynb #fd98607e
+# %% ../nbs/release/1_llamacpp.ipynb #4bdc2a56
 def need_gguf():
     "Raise `UserError` where the package `gguf` is not installed."
     if not find_spec("gguf"): raise UserError("no Python package `gguf` here: pip install 'hebrewgpt_nb[gguf]'")
 
-# %% ../nbs/release/1_llamacpp.ipynb #50f0bb6f
+# %% ../nbs/release/1_llamacpp.ipynb #55adfcc1
 def fill(writer, # GGUFWriter
          model: HebrewGPT, tok: Tokenizer, kind: str, chat_template: str):
     "Give a writer everything that a file holds."
@@ -155,7 +158,7 @@ def fill(writer, # GGUFWriter
         array, form = as_kind(name, weight, kind)
         writer.add_tensor(name, array, raw_dtype=form)
 
-# %% ../nbs/release/1_llamacpp.ipynb #b338af5e
+# %% ../nbs/release/1_llamacpp.ipynb #e52826b7
 def check_gguf(model: HebrewGPT, tok: Tokenizer, kind: str):
     "Refuse what cannot be written; raises `UserError`."
     if not find_spec("gguf"): raise UserError("no Python package `gguf` here: pip install 'hebrewgpt_nb[gguf]'")
@@ -164,7 +167,7 @@ def check_gguf(model: HebrewGPT, tok: Tokenizer, kind: str):
     if tok.vocab_size == pieces: return
     raise UserError(f"{tok.path}: has {tok.vocab_size} pieces, but the model {pieces}; they do not belong together")
 
-# %% ../nbs/release/1_llamacpp.ipynb #25be71d3
+# %% ../nbs/release/1_llamacpp.ipynb #ce3fc4cd
 def write_gguf(model: HebrewGPT, # of a packed one, the weights it decodes with
                tok: Tokenizer,
                path: str | Path, # the file; replaced if it is there
@@ -185,21 +188,22 @@ def write_gguf(model: HebrewGPT, # of a packed one, the weights it decodes with
         writer.close()
     return path
 
-# %% ../nbs/release/1_llamacpp.ipynb #94bef012
+# %% ../nbs/release/1_llamacpp.ipynb #19e35caf
 NODE = "build/llama" # where `make llama` puts it
 
 def find_missing(node: str | Path = NODE) -> str: # empty: nothing
     "What llama.cpp needs and is not there."
-    if not shutil.which("node"): return "no `node` here: install Node 20 or later (https://nodejs.org), then `make llama`"
+    if not shutil.which("node"):
+        return "no `node` here: install Node 20 or later (https://nodejs.org), then `make llama`"
     if (resolve(node)/"node_modules"/"node-llama-cpp").is_dir(): return ""
     return f"{node}: no node-llama-cpp in it; `make llama` installs it"
 
-# %% ../nbs/release/1_llamacpp.ipynb #bf40170f
+# %% ../nbs/release/1_llamacpp.ipynb #786d74d4
 def server_script() -> Path:
     "The program for Node, which ships with the package."
     return sample_dir().with_name("llamacpp.mjs")
 
-# %% ../nbs/release/1_llamacpp.ipynb #d188af59
+# %% ../nbs/release/1_llamacpp.ipynb #ec29b314
 class LlamaProcess:
     "A GGUF file in llama.cpp, in a process of Node; raises `UserError`."
     def __init__(self, path: str | Path, # a GGUF file
@@ -228,7 +232,7 @@ class LlamaProcess:
     def __enter__(self): return self
     def __exit__(self, *error): self.close()
 
-# %% ../nbs/release/1_llamacpp.ipynb #455fb6e0
+# %% ../nbs/release/1_llamacpp.ipynb #aa2b6120
 class LlamaCpp(LlamaProcess):
     "A GGUF file in llama.cpp; raises `UserError`."
     def encode(self, texts: list[str], # as of `llama_text`
@@ -243,14 +247,14 @@ class LlamaCpp(LlamaProcess):
         "Logits behind each token."
         return torch.tensor(self.ask("prefill", tokens=ids, logits=True)["logits"])
 
-# %% ../nbs/release/1_llamacpp.ipynb #8ca506a5
+# %% ../nbs/release/1_llamacpp.ipynb #aa6730bb
 def llama_guards(tok: Tokenizer) -> str: # filters of Jinja
     "What makes a text one that holds no special token, for llama.cpp."
     names = [tok.sp.id_to_piece(i) for i, kind in enumerate(piece_types(tok)) if kind in (2, 3)]
     if not tok.heading_ids: names += [heading.strip() for heading in HEADINGS]
     return "".join(f" | replace({json.dumps(n)}, {json.dumps(n[:-1])})" for n in names)
 
-# %% ../nbs/release/1_llamacpp.ipynb #647d31ba
+# %% ../nbs/release/1_llamacpp.ipynb #0eadf1fd
 TURNS = """{{ $system := .System }}{{ range .Messages }}{{ if eq .Role "user" }}
 ASK{{ with $system }}{{ . }}{{ "\\n\\n" }}{{ end }}{{ $system = "" }}{{ .Content }}GIVENANSWER
 {{ else if eq .Role "assistant" }}{{ .Content }}END{{ end }}{{ end }}"""
@@ -262,7 +266,7 @@ def ollama_template(tok: Tokenizer) -> str: # of Go's text/template
     for name, text in parts.items(): template = template.replace(name, text)
     return template
 
-# %% ../nbs/release/1_llamacpp.ipynb #c05d9e59
+# %% ../nbs/release/1_llamacpp.ipynb #f1e8052f
 MODELFILE = """FROM ./{name}
 TEMPLATE \"\"\"{template}\"\"\"
 PARAMETER num_ctx {context}
@@ -273,7 +277,7 @@ PARAMETER top_k 0
 PARAMETER repeat_penalty 1
 """
 
-# %% ../nbs/release/1_llamacpp.ipynb #964eb479
+# %% ../nbs/release/1_llamacpp.ipynb #a89467bc
 def write_modelfile(tok: Tokenizer,
                     cfg: ModelConfig,
                     path: str | Path, # of the GGUF file; `Modelfile` is written beside it
@@ -281,10 +285,10 @@ def write_modelfile(tok: Tokenizer,
     "Write what `ollama create NAME -f Modelfile` reads; raises `UserError` for a tokenizer with rules."
     path = resolve(path)
     if has_rules(tok):
-        raise UserError(f"{tok.path}: writes texts by its rules before it cuts them, which Ollama cannot; give ids to llama.cpp, "
-                        "or train a tokenizer of kind boundaries")
+        raise UserError(f"{tok.path}: writes texts by its rules before it cuts them, which Ollama cannot; "
+                        "give ids to llama.cpp, or train a tokenizer of kind boundaries")
     text = MODELFILE.format(name=path.name, template=ollama_template(tok), context=cfg.context, **SAMPLING)
     return write_atomic(path.with_name("Modelfile"), text)
 
-# %% ../nbs/release/1_llamacpp.ipynb #b392ea51
+# %% ../nbs/release/1_llamacpp.ipynb #7e06c5f9
 if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

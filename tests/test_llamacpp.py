@@ -12,7 +12,7 @@ from hebrewgpt_nb.tokenizer import Tokenizer, encode_prompt, train_tokenizer
 
 gguf = pytest.importorskip("gguf", reason="pip install 'hebrewgpt_nb[gguf]'")
 node = pytest.mark.skipif(bool(find_missing()), reason=f"NO LLAMA.CPP, so nothing is compared with it: {find_missing()}")
-VOCAB, PROMPTS, NEW = 700, 50, 24
+VOCAB, PROMPTS, NEW = 700, 50, 12
 
 def texts(): return [r["text"] for p in sorted((sample_dir()/"pretrain").glob("*.jsonl")) for r in read_jsonl(p)]
 
@@ -21,13 +21,13 @@ def toks(tmp_path_factory):
     folder, learn = tmp_path_factory.mktemp("tokenizers"), texts()[::4]
     return {kind: Tokenizer(train_tokenizer(learn, folder/f"{kind}.model", vocab_size=VOCAB, kind=kind)) for kind in ("plain", "boundaries", "rules")}
 
-def trained(pattern, tok, steps=40): # so that its best next tokens are clear
+def trained(pattern, tok, steps=30): # so that its best next tokens are clear
     torch.manual_seed(0)
     model = HebrewGPT(get_preset("tiny", pattern=pattern, vocab_size=VOCAB, depth=2))
     ids = torch.tensor([i for text in texts() for i in (tok.bos_id, *tok.encode(text))])
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     for _ in range(steps):
-        rows = ids[torch.randint(len(ids) - 65, (16, 1)) + torch.arange(65)]
+        rows = ids[torch.randint(len(ids) - 65, (8, 1)) + torch.arange(65)]
         torch.nn.functional.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -43,8 +43,8 @@ def test_weights_are_called_what_the_package_calls_those_of_the_stock_twin(block
     arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}[gguf_architecture(blocks)]
     known, ours, stock = gguf.get_tensor_name_map(arch, len(blocks)), gguf_names(blocks), stock_names(blocks)
     for own, theirs in ours.items():
-        expected = [known.get_name(name, (".weight", ".bias")) for name in stock[own]]
-        assert [n.removesuffix(".weight").removesuffix(".bias") for n in theirs] == [n.removesuffix(".weight").removesuffix(".bias") for n in expected]
+        expected = [known.get_name(name.replace("dt_bias", "dt_proj.bias"), (".weight", ".bias")) for name in stock[own]]
+        assert list(theirs) == expected
 
 @pytest.mark.parametrize("pattern", ["A", "AM"])
 @pytest.mark.parametrize("kind", GGUFKind.__args__)
