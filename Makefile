@@ -11,7 +11,7 @@ CPU_TORCH = $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/nul
 export GRADIO_ANALYTICS_ENABLED = False
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test check lab app bench bench-llama kernels carry gpu readme clean
+.PHONY: demo test check lab app bench llama bench-llama kernels carry gpu readme clean
 .DELETE_ON_ERROR:
 
 # The environment: torch first and pinned. On Linux the plain index gives the build for CUDA (5.8 GB on disk against 2.1),
@@ -60,15 +60,19 @@ bench: $(READY)
 	$(BIN)/papermill nbs/09_bench.ipynb $(RUN)/09_bench.ipynb -f jobs/bench.yaml -p run $(RUN) --kernel python3 --no-progress-bar $(ARGS)
 	cat $(RUN)/report.md
 
-# The dense twin against llama.cpp, which comes prebuilt for Node 20 or later (85 MB, in build/llama), in about five minutes on two cores.
+# llama.cpp, which comes prebuilt for Node 20 or later (85 MB, in build/llama): for nbs/release/1_llamacpp.ipynb, its tests and bench-llama.
 NODE_LLAMA := 3.22.1
 PLATFORM := node -p '({linux: "linux", darwin: "mac", win32: "win"})[process.platform] + "-" + process.arch + (process.platform + process.arch == "darwinarm64" ? "-metal" : "")'
 NPM := npm install --prefix build/llama --silent --no-audit --no-fund --ignore-scripts --omit=optional
-bench-llama: $(READY)
-	@command -v npm >/dev/null || { echo "bench-llama: Node 20 or later with npm is needed, see https://nodejs.org"; exit 2; }
+llama: build/llama/ready
+build/llama/ready: Makefile
+	@command -v npm >/dev/null || { echo "llama: Node 20 or later with npm is needed, see https://nodejs.org"; exit 2; }
 	$(NPM) node-llama-cpp@$(NODE_LLAMA) @node-llama-cpp/$$($(PLATFORM))@$(NODE_LLAMA)
-	$(PIP) --no-deps --target build/llama/python gguf==0.19.0
-	PYTHONPATH=build/llama/python:$$PYTHONPATH $(BIN)/python jobs/bench_llama.py $(ARGS)
+	touch $@
+
+# The dense twin against it, in about five minutes on two cores.
+bench-llama: $(READY) llama
+	$(BIN)/python jobs/bench_llama.py $(ARGS)
 
 # A GPU's kernels without a GPU: their Python parts, in build/kernels (200 MB to load), for tests/test_kernels.py. Nothing is compiled.
 KERNELS := triton==3.7.1 mamba-ssm==2.3.2.post1 causal-conv1d==1.7.0 einops==0.8.2

@@ -189,7 +189,7 @@ def make(target: str, *args: str, **kw):
 def test_make_names_every_target():
     "Each target is run here or by .ci/run itself."
     targets = re.search(r"^\.PHONY: (.*)$", (ROOT/"Makefile").read_text(), re.M)[1].split()
-    assert set(targets) == {"demo", "test", "check", "kernels", "carry"} | {"lab", "app", "bench", "bench-llama", "gpu", "readme", "clean"}
+    assert set(targets) == {"demo", "test", "check", "kernels", "carry"} | {"lab", "app", "bench", "llama", "bench-llama", "gpu", "readme", "clean"}
 
 def test_make_bench(tmp_path):
     sizes = " ".join(f"-p {k} {v}" for k, v in dict(run=tmp_path/"bench", preset="tiny", prefill=32, prompt=8, new=2, repeats=5, compiled=False, only="decode").items())

@@ -6,7 +6,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LIBRARY, NOTEBOOKS = ROOT/"hebrewgpt_nb", ROOT/"nbs"
 DOOR = ["data", "tokenizer", "tokenizer_json", "model", "quantize", "stock", "bundle", "generate", "metrics", "pretrain", "sft",
-        "intervals", "grading", "making", "tasks", "constraints", "references", "audits", "benchmarks", "backends", "reports", "harness", "evaluate", "release", "bench", "serve", "widgets", "jobs"]
+        "intervals", "grading", "making", "tasks", "constraints", "references", "audits", "benchmarks", "backends", "reports", "harness", "evaluate", "llamacpp", "hub", "release", "bench", "serve", "widgets", "jobs"]
 FOLDERS = ["core", "text", "grammar", "instructions", "engine", "training", "door", "studies", "apps"] # each may import from those before it, and from itself
 
 
@@ -66,7 +66,7 @@ def test_each_notebook_has_its_place():
     names = list(notebooks())
     door = [n for n in names if "/" not in n and n != "index"]
     assert all(re.fullmatch(r"\d\d_[a-z]+", n) for n in door) and len({n[:2] for n in door}) == len(door)
-    for folder in ("core", "text", "grammar", "instructions", "engine", "training", "evaluation", "studies"):
+    for folder in ("core", "text", "grammar", "instructions", "engine", "training", "evaluation", "release", "studies"):
         numbers = sorted(int(n.split("/")[1].split("_")[0]) for n in names if n.startswith(folder + "/")) # 10 after 9
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] in (0, 1)
 
@@ -87,7 +87,7 @@ READING = [ # the order in which the notebooks are read
     "instructions.choices", "instructions.sets", "instructions.mix",
     "engine.scan", "engine.cpu", "engine.fused", "engine.loss", "engine.blocks", "model", "quantize", "stock", "bundle", "generate", "metrics",
     "training.rows", "training.optim", "training.checkpoint", "training.loop", "pretrain", "sft",
-    "intervals", "grading", "making", "tasks", "constraints", "references", "audits", "benchmarks", "backends", "reports", "harness", "evaluate", "release", "bench", "serve", "widgets", "jobs"]
+    "intervals", "grading", "making", "tasks", "constraints", "references", "audits", "benchmarks", "backends", "reports", "harness", "evaluate", "llamacpp", "hub", "release", "bench", "serve", "widgets", "jobs"]
 
 def test_the_reading_order_names_every_module():
     assert set(READING) == {m for m in MODULES if folder_of(m) != "studies"}
