@@ -723,7 +723,7 @@ def cli(fn, # a stage
         raise SystemExit(130) from None
 
 # %% ../nbs/core/0_core.ipynb #aa139aea
-COMMANDS = ("data", "tokenizer", "pretrain", "sft", "evaluate", "release", "making", "bench", "jobs")
+COMMANDS = ("data", "tokenizer", "pretrain", "sft", "evaluate", "release", "making", "bench", "serve", "jobs")
 
 def introduce(module: dict): # `globals()` of what runs as `python -m`
     "Say what a module is that is no command."
