@@ -24,7 +24,7 @@ from .grading import BATCH, TOO_LONG, Completion, NotMeasured, Prompt, has_room,
 from .making import MOST_MISSED, NoAnswer, ask_client, connect, read_answer
 from .metrics import Scores, score_each_text, score_examples, sum_scores, windows
 from .model import HebrewGPT
-from .stock import fetch_hub, is_bundle, load_model
+from .bundle import fetch_hub, is_bundle, load_model
 from .tokenizer import format_prompt
 
 # %% ../nbs/evaluation/7_backends.ipynb #8717789c
