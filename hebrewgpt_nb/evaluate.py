@@ -19,7 +19,7 @@ from .reports import PUBLISHED, find_reports, list_counts, read_report, save_rep
 from .reports import measured_elsewhere, measured_here, side_by_side, side_table
 from .text.records import print_quarantined
 from .benchmarks import BENCHMARKS
-from .tasks import TASKS, Inputs, count_items, headlines, measure, take_evenly
+from .tasks import TASKS, Inputs, count_items, headlines, measure, read_once, take_evenly
 
 # %% ../nbs/06_eval.ipynb #fa2e6583
 EVALUATED = [*TASKS, *BENCHMARKS]
@@ -157,13 +157,13 @@ def models_of(run: str, base: str, bundle: str, model: str, device: str) -> dict
 def evaluate_all(folder: Path, models: dict[str, str], # name -> what to open
                  inputs: Inputs, device: str, dtype: str) -> dict[str, dict]: # name -> report
     "Measure models one after the other."
-    reports = {}
-    with Progress(folder, "evaluate", len(models) * count_items(inputs, EVALUATED)) as tick:
+    reports, tasks = {}, read_once(EVALUATED, inputs)
+    with Progress(folder, "evaluate", len(models) * count_items(inputs, tasks)) as tick:
         print_quarantined("evaluate", inputs.quarantine)
         for name, path in models.items():
             model, tok = open_any(path, device, dtype)
             shorter = replace(inputs, context=inputs.context or window(model.cfg.context))
-            found = measure(model, tok, shorter, lambda n: tick(n, note=name), EVALUATED)
+            found = measure(model, tok, shorter, lambda n: tick(n, note=name), tasks)
             reports[name] = named(name, dict(model=describe(model, path), training=inputs.training) | found)
     return reports
 

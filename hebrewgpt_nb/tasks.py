@@ -7,13 +7,13 @@ __all__ = ['Scored', 'LEAST_PAIRS', 'TASKS', 'take_evenly', 'find_choices', 'rea
            'TaskResult', 'Task', 'no_tick', 'text_ids', 'bits_and_bytes', 'source_metrics', 'token_metrics',
            'text_metrics', 'with_skipped', 'answer_metrics', 'repetition', 'continuation_metrics', 'grade_reply',
            'shown_answer', 'reply_metrics', 'accuracy_metrics', 'choice_metrics', 'prefer_right', 'fits', 'pair_share',
-           'pair_metrics', 'count_items', 'headlines', 'run_task', 'measure']
+           'pair_metrics', 'count_items', 'headlines', 'read_once', 'run_task', 'measure']
 
 # %% ../nbs/evaluation/2_tasks.ipynb #c8de9d0a
 import itertools, math, time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from .bundle import SAMPLING
@@ -310,6 +310,12 @@ def count_items(inputs: Inputs, tasks: list[Task]=TASKS) -> int:
 def headlines(tasks: list[Task]=TASKS) -> list[str]:
     "The metrics that stand for all."
     return [name for task in tasks for name in task.headlines]
+
+# %% ../nbs/evaluation/2_tasks.ipynb #22ad3f7c
+def read_once(tasks: list[Task], inputs: Inputs) -> list[Task]:
+    "The tasks with the items that they have read."
+    found = [(task, task.read(inputs)) for task in tasks]
+    return [replace(task, read=lambda inputs, items=items: items) for task, items in found]
 
 # %% ../nbs/evaluation/2_tasks.ipynb #919f4c1e
 def run_task(task: Task, model, tok, items: list, inputs: Inputs, tick=no_tick) -> TaskResult:

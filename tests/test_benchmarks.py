@@ -204,10 +204,11 @@ def test_who_guesses_choices_is_at_chance_in_every_reading():
 def test_the_controls_catch_who_does_not_read():
     "Who knows the answer by its form is as good without the question; who reads is not, with another's passage."
     passages = B.passage_questions(Inputs())
-    gold = {q["choices"][q["answer_index"]] for q in passages}
-    form = B.measure_choices(Likes(lambda p, text: text.split(". ")[-1] in gold, lambda p: ""), None, passages, Inputs(), "q").metrics
+    gold = {"\n".join(G.letter_choices(q["choices"])): q["choices"][q["answer_index"]] for q in passages}
+    def by_form(p, text): return text.split(". ")[-1] == gold["\n".join(p["input"].split("\n")[-4:])]
+    form = B.measure_choices(Likes(by_form), None, passages, Inputs(), "q").metrics
     assert form["q"]["value"] == form["q (options only)"]["value"] == form["q (shuffled passage)"]["value"] == 1
-    reader = B.measure_choices(Likes(lambda p, text: text.split(". ")[-1] in p["input"].split("\n")[0], lambda p: ""), None, passages, Inputs(), "q").metrics
+    reader = B.measure_choices(Likes(lambda p, text: text.split(". ")[-1] in p["input"].split("\n")[0]), None, passages, Inputs(), "q").metrics
     assert reader["q"]["value"] > reader["q (options only)"]["value"] and reader["q"]["value"] > reader["q (shuffled passage)"]["value"]
 
 def test_one_word_answers_buy_no_repetition_rate():

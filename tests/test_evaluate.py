@@ -2,6 +2,7 @@
 import json, math, os, subprocess, sys
 import numpy as np, pytest, torch
 import hebrewgpt_nb.evaluate as E, hebrewgpt_nb.grading as G, hebrewgpt_nb.metrics as M, hebrewgpt_nb.reports as R, hebrewgpt_nb.tasks as T
+from hebrewgpt_nb.benchmarks import item_text
 from hebrewgpt_nb.bundle import load_bundle, save_bundle
 from hebrewgpt_nb.core import UserError, read_json, read_jsonl, sample_dir, read_stamp
 from hebrewgpt_nb.text.records import Quarantine, read_records
@@ -295,7 +296,9 @@ def test_what_an_audit_refuses_has_no_score(place, tmp_path):
     found = {name: alone(place, place/"base", tests=str(tmp_path/name)) for name in ("inverted", "right")}
     assert "sentiment: films" in found["right"]["metrics"] and "sentiment: films" not in found["inverted"]["metrics"]
     assert "inverted" in found["inverted"]["left_out"]["sentiment: films"]
-    known = alone(place, place/"base", training=str(place/"choices_few.jsonl"))
+    asked = [dict(instruction="איזו נכונה?", input=item_text(q), output=q["choices"][0]) for q in G.read_choices(place/"choices_few.jsonl")]
+    (tmp_path/"learned.jsonl").write_text("".join(json.dumps(e) + "\n" for e in asked))
+    known = alone(place, place/"base", training=str(tmp_path/"learned.jsonl"))
     assert not any(name.startswith("questions") for name in known["metrics"]) and "refused" in known["left_out"]["questions: choice"]
 
 @pytest.mark.parametrize("content, message", [("{", "not valid JSON"), ('{"model": {"name": "a"}}', "missing"), ("[]", "expected dict")])
