@@ -71,7 +71,7 @@ def head_weight(embedding: nn.Module) -> torch.Tensor: # (V, D)
     raise UserError(f"tok_emb is wrapped by {type(embedding).__name__}: it is the head too, which would not see "
                     "the adapter; adapt qkv, proj, gate, up and down")
 
-# %% ../nbs/02_model.ipynb #e3baa88d
+# %% ../nbs/02_model.ipynb #0e64b491
 def take_rows(layer, rows: slice): # an `AttentionCache` or `MambaCache`
     "Rows of a layer's cache, which share its memory."
     new = copy.copy(layer)

@@ -31,7 +31,7 @@ class BlockKind:
     "A row of the table: all that is known of a mixer outside its own class."
     name: str # of the mixer in its block, and so of its weights: blocks.0.<name>.…
     mixer: type # mixer(cfg), then mixer(x, rope, mask, docs, cache): (B, T, D) -> (B, T, D)
-    cache: type # cache(cfg, batch, length, device, dtype), which has `put`, `slide` and `tensors`
+    cache: type # cache(cfg, batch, length, device, dtype), which has `put`, `slide` and `tensors`, written in place
     matrices: tuple # its layers that read from the residual stream and, the last, write to it
     flops: Callable # (cfg, T) -> operations a token, forward, in a context of T
     rotary: bool = False # wants the angles of positions, and a mask where documents share a row
