@@ -18,6 +18,7 @@ function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag)
   for (const [name, value] of Object.entries(attributes))
     if (name.startsWith("on")) element[name] = value
+    else if (name.startsWith("aria-")) element.setAttribute(name, value)
     else if (value !== false && value != null) element.setAttribute(name, value === true ? "" : value)
   element.append(...children.filter(child => child != null && child !== false))
   return element
@@ -98,10 +99,10 @@ function talk(element, props, watch, trigger) {
     if (m.role == "user") return make("div", {class: "acts"}, button("edit", () => { editing = index; draw() }, off), button("copy", e => copy(m.text, e.currentTarget)))
     const like = value => () => set(props.value.map((one, n) => n == index ? {...one, liked: one.liked == value ? 0 : value} : one), "like", {index})
     return make("div", {class: "acts"},
-      ["cut", "late", "stopped"].includes(m.state) && m.text && button("more", () => set(at(index, {...m, state: "waiting"}), "write"), {...off, class: "act text more"}),
+      ["cut", "late", "stopped"].includes(m.state) && m.text && button("more", () => set(at(index, {...m, state: "waiting"}), "write"), {...off, class: "act framed more"}),
       button("again", () => set(at(index, waiting(m.seed == null ? {} : {seed: (m.seed + 1) % 2 ** 31})), "write"), off), button("copy", e => copy(m.text, e.currentTarget)),
       button("like", like(1), {...off, "aria-pressed": m.liked == 1}), button("dislike", like(-1), {...off, "aria-pressed": m.liked == -1}),
-      m.model && button("received", () => trigger("received", {index}), {...off, class: "act text received"}))
+      m.model && button("received", () => trigger("received", {index}), {...off, class: "act framed received"}))
   }
   function editor(m, index) {
     const field = make("textarea", {dir: "auto", rows: Math.min(8, m.text.split("\n").length + 1), "aria-label": say("edit"),
@@ -109,7 +110,7 @@ function talk(element, props, watch, trigger) {
     field.value = m.text
     setTimeout(() => field.focus())
     return make("article", {class: "user editing"}, field, make("div", {class: "acts"},
-      button("ask_again", () => ask(index, field.value), {class: "act text main"}), button("cancel", () => { editing = null; draw() }, {class: "act text"})))
+      button("ask_again", () => ask(index, field.value), {class: "act framed main"}), button("cancel", () => { editing = null; draw() }, {class: "act framed"})))
   }
   function message(m, index, busy) {
     if (editing === index && !busy) return editor(m, index)
@@ -166,7 +167,7 @@ function received(element, props, watch) {
   element.replaceChildren(dialog)
   watch("value", () => {
     if (!props.value) return
-    dialog.replaceChildren(make("h3", {}, say("received_title", props.value.pieces.length)), coloured(props.value.pieces), make("form", {method: "dialog"}, make("button", {class: "act text main"}, say("close"))))
+    dialog.replaceChildren(make("h3", {}, say("received_title", props.value.pieces.length)), coloured(props.value.pieces), make("form", {method: "dialog"}, make("button", {class: "act framed main"}, say("close"))))
     dialog.showModal()
   })
 }
