@@ -392,10 +392,10 @@ def chat_tab(desk: Desk, first: str):
     asked = dict(fn=desk.chat, inputs=[talk, *settings], outputs=[message, talk], **MODEL_WORK)
     sent = gr.on([send.click, message.submit], None, [message, talk], [message, talk], js="(text, talk) => page.asked(text, talk)", **HIDDEN)
     writing = [sent.then(**asked), talk.write(**asked)]
-    for event in writing: event.failure(None, talk, talk, js="talk => page.stopped(talk)", **HIDDEN) # no connection, or no room in the queue
-    stop.click(None, talk, talk, js="talk => page.stopped(talk)", cancels=writing, **HIDDEN)
+    for event in writing: event.failure(None, talk, talk, js="talk => [page.stopped(talk)]", **HIDDEN) # no connection, or no room in the queue
+    stop.click(None, talk, talk, js="talk => [page.stopped(talk)]", cancels=writing, **HIDDEN)
     undo.click(None, [message, talk], [message, talk], js="(text, talk) => page.undone(text, talk)", cancels=writing, **HIDDEN)
-    clear.click(None, None, talk, js="() => []", cancels=writing, **HIDDEN)
+    clear.click(None, None, talk, js="() => [[]]", cancels=writing, **HIDDEN)
     save.click(None, talk, None, js="talk => page.save(talk)", **HIDDEN)
     talk.like(desk.like, [talk, *settings], None, **HIDDEN)
     talk.received(desk.received, [talk, *settings], prompt, **HIDDEN)
