@@ -1,9 +1,6 @@
 // What the page shows by itself: conversations, pairs of answers, tokens, results. All text is set as text, never as HTML.
 const page = (() => {
-const words = WORDS, english = /(^|; )lang=en/.test(document.cookie), language = english ? "en" : "he"
-Object.assign(document.documentElement, {lang: language, dir: english ? "ltr" : "rtl"})
-Object.defineProperty(navigator, "language", {get: () => language}) // Gradio's own words follow it
-Object.defineProperty(navigator, "languages", {get: () => [language]})
+const words = WORDS, english = document.documentElement.lang == "en", KEPT = "hebrewgpt-talk"
 
 const number = n => typeof n == "number" ? n.toLocaleString("en", {maximumFractionDigits: 3}) : n
 const say = (key, ...values) => words[key][+english].replace(/\{(\d)\}/g, (_, n) => number(values[n]))
@@ -86,7 +83,7 @@ function body(m) {
 
 // --- a conversation
 function talk(element, props, watch, trigger) {
-  const KEPT = "hebrewgpt-talk", log = make("div", {class: "log", role: "log", "aria-live": "polite", tabindex: 0})
+  const log = make("div", {class: "log", role: "log", "aria-live": "polite", tabindex: 0})
   let drawn = [], editing = null, wasBusy = false
   element.replaceChildren(log)
   const set = (value, event, data) => { props.value = value; editing = null; draw(); if (event) setTimeout(() => trigger(event, data)) }
@@ -135,13 +132,17 @@ function talk(element, props, watch, trigger) {
     if (atEnd || now.length > drawn.length) log.scrollTop = log.scrollHeight
     drawn = now
     document.body.classList.toggle("busy", busy)
-    localStorage.setItem(KEPT, JSON.stringify(value))
+    if (isRestored) localStorage.setItem(KEPT, JSON.stringify(value))
   }
   watch("value", draw)
-  try { if (!props.value?.length) props.value = stopped(JSON.parse(localStorage.getItem(KEPT) ?? "[]")) } catch { props.value = [] }
   draw()
 }
-// What the buttons beside the question do to a conversation.
+// What was kept of the last conversation, and what the buttons beside the question do to one.
+let isRestored = false
+function kept() {
+  isRestored = true
+  try { return stopped(JSON.parse(localStorage.getItem(KEPT) ?? "[]")) } catch { return [] }
+}
 const stopped = talk => talk.map(m => ["waiting", "writing"].includes(m.state) ? {...m, state: "stopped"} : m)
 const asked = (text, talk) => text.trim() && !isBusy(talk) ? ["", [...talk, {role: "user", text}, {role: "assistant", text: "", state: "waiting"}]] : [text, talk]
 const undone = (text, talk) => { const n = talk.findLastIndex(m => m.role == "user"); return n < 0 ? [text, talk] : [talk[n].text, talk.slice(0, n)] }
@@ -215,5 +216,5 @@ function results(element, props, watch) {
   watch("value", draw)
   draw()
 }
-return {talk, pair, tokens, received, results, asked, undone, stopped, save, switchLanguage}
+return {talk, pair, tokens, received, results, kept, asked, undone, stopped, save, switchLanguage}
 })()

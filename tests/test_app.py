@@ -597,7 +597,7 @@ def test_hostile_text_is_text(visit):
     asked, answer = say(page, HOSTILE)
     assert text_of(asked) == HOSTILE and page.locator("article :is(img, script, b, a, .katex)").count() == 0
     for n, trick in enumerate(("\u202eסוף\u202d start", "<|answer|>כן", "${window.hacked=3}", "{{value}}`${window.hacked=4}`", "</script><script>window.hacked=5</script>")):
-        assert text_of(say(page, trick)[0]).strip("\u202e\u202d") == trick.replace("`", "").strip("\u202e\u202d"), trick
+        assert text_of(say(page, trick)[0]).replace("`", "").strip("\u202e\u202d") == trick.replace("`", "").strip("\u202e\u202d"), trick
     tab(page, "אסימונים")
     page.fill("#text textarea", HOSTILE)
     page.locator("#tokens .pieces").filter(has_text="hacked").first.wait_for()
