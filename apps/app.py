@@ -31,6 +31,13 @@ THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], 
     button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800", button_primary_background_fill_dark="*primary_700") # white on it can be read
 HEAD = f"<script>{(HERE/'page.js').read_text().replace('WORDS', json.dumps(WORDS), 1)}</script>"
 
+LANGUAGE = """<head><script>{ // before Gradio looks for a language
+const english = /(^|; )lang=en/.test(document.cookie), language = english ? "en" : "he"
+Object.assign(document.documentElement, {lang: language, dir: english ? "ltr" : "rtl"})
+Object.defineProperty(navigator, "language", {get: () => language})
+Object.defineProperty(navigator, "languages", {get: () => [language]})
+}</script>""".encode()
+
 i18n = gr.I18n(**{language: {key: both[n] for key, both in WORDS.items()} for n, language in enumerate(("he", "en"))})
 
 def say(key: str, request, *values) -> str:
@@ -294,6 +301,15 @@ def is_event(data) -> bool:
         case {"vote": "left" | "right" | "tie" | "bad", **more}: return not more
     return isinstance(data, dict) and not data
 
+def in_its_language(send):
+    "Sends a page that sets its language and direction before anything else."
+    async def sending(message):
+        if message["type"] == "http.response.start":
+            message["headers"] = [(k, str(int(v) + len(LANGUAGE) - len(b"<head>")).encode() if k == b"content-length" else v) for k, v in message["headers"]]
+        else: message = message | dict(body=message["body"].replace(b"<head>", LANGUAGE, 1))
+        await send(message)
+    return sending
+
 class Door:
     "Lets in what the page itself asks for, and programs at its named endpoints; anything else is refused in one line before Gradio sees it."
     READ = re.compile(r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|login_check)|/(assets|static|svelte)/.+|/gradio_api/(info|startup-events|queue/data|heartbeat/[\w-]+)/?")
@@ -316,7 +332,7 @@ class Door:
         if said: return await JSONResponse(dict(detail=say(said[0], request, *said[1:])), 400)(scope, receive, send)
         again = iter([dict(type="http.request", body=b"".join(pieces))] if pieces else [])
         async def replay(): return next(again, None) or await receive()
-        await self.app(scope, replay, send)
+        await self.app(scope, replay, in_its_language(send) if request.url.path == "/" else send)
 
     def closed(self, request: Request) -> tuple: # a key of `WORDS` and values; empty if it is open
         "Why an address is not served."
@@ -363,7 +379,7 @@ def build_app(paths: list[str], log: str="runs/app", device: str="auto", dtype: 
             gr.HTML("<h1>HebrewGPT</h1>", apply_default_css=False)
             gr.Markdown(i18n("warning"))
             gr.Button(i18n("language"), size="sm").click(None, js="() => page.switchLanguage()", **HIDDEN)
-        with gr.Tab(i18n("chat")): chat_tab(desk, first)
+        with gr.Tab(i18n("chat")): chat_tab(app, desk, first)
         with gr.Tab(i18n("compare")): compare_tab(desk, first, last)
         with gr.Tab(i18n("tokens")): tokens_tab(app, desk, first, last)
         with gr.Tab(i18n("results")):
@@ -376,7 +392,7 @@ def build_app(paths: list[str], log: str="runs/app", device: str="auto", dtype: 
 HIDDEN = dict(api_visibility="private", show_progress="hidden")
 MODEL_WORK = HIDDEN | dict(concurrency_limit=None) # the queue is the scheduler's
 
-def chat_tab(desk: Desk, first: str):
+def chat_tab(app: gr.Blocks, desk: Desk, first: str):
     "A conversation, the question's box with its buttons, and the settings beside it."
     with gr.Row():
         with gr.Column(scale=3):
@@ -392,10 +408,11 @@ def chat_tab(desk: Desk, first: str):
     asked = dict(fn=desk.chat, inputs=[talk, *settings], outputs=[message, talk], **MODEL_WORK)
     sent = gr.on([send.click, message.submit], None, [message, talk], [message, talk], js="(text, talk) => page.asked(text, talk)", **HIDDEN)
     writing = [sent.then(**asked), talk.write(**asked)]
-    for event in writing: event.failure(None, talk, talk, js="talk => page.stopped(talk)", **HIDDEN) # no connection, or no room in the queue
-    stop.click(None, talk, talk, js="talk => page.stopped(talk)", cancels=writing, **HIDDEN)
+    app.load(None, None, talk, js="() => [page.kept()]", **HIDDEN)
+    for event in writing: event.failure(None, talk, talk, js="talk => [page.stopped(talk)]", **HIDDEN) # no connection, or no room in the queue
+    stop.click(None, talk, talk, js="talk => [page.stopped(talk)]", cancels=writing, **HIDDEN)
     undo.click(None, [message, talk], [message, talk], js="(text, talk) => page.undone(text, talk)", cancels=writing, **HIDDEN)
-    clear.click(None, None, talk, js="() => []", cancels=writing, **HIDDEN)
+    clear.click(None, None, talk, js="() => [[]]", cancels=writing, **HIDDEN)
     save.click(None, talk, None, js="talk => page.save(talk)", **HIDDEN)
     talk.like(desk.like, [talk, *settings], None, **HIDDEN)
     talk.received(desk.received, [talk, *settings], prompt, **HIDDEN)

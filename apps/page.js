@@ -1,9 +1,6 @@
 // What the page shows by itself: conversations, pairs of answers, tokens, results. All text is set as text, never as HTML.
 const page = (() => {
-const words = WORDS, english = /(^|; )lang=en/.test(document.cookie), language = english ? "en" : "he"
-Object.assign(document.documentElement, {lang: language, dir: english ? "ltr" : "rtl"})
-Object.defineProperty(navigator, "language", {get: () => language}) // Gradio's own words follow it
-Object.defineProperty(navigator, "languages", {get: () => [language]})
+const words = WORDS, english = document.documentElement.lang == "en", KEPT = "hebrewgpt-talk"
 
 const number = n => typeof n == "number" ? n.toLocaleString("en", {maximumFractionDigits: 3}) : n
 const say = (key, ...values) => words[key][+english].replace(/\{(\d)\}/g, (_, n) => number(values[n]))
@@ -18,6 +15,7 @@ function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag)
   for (const [name, value] of Object.entries(attributes))
     if (name.startsWith("on")) element[name] = value
+    else if (name.startsWith("aria-")) element.setAttribute(name, value)
     else if (value !== false && value != null) element.setAttribute(name, value === true ? "" : value)
   element.append(...children.filter(child => child != null && child !== false))
   return element
@@ -85,7 +83,7 @@ function body(m) {
 
 // --- a conversation
 function talk(element, props, watch, trigger) {
-  const KEPT = "hebrewgpt-talk", log = make("div", {class: "log", role: "log", "aria-live": "polite", tabindex: 0})
+  const log = make("div", {class: "log", role: "log", "aria-live": "polite", tabindex: 0})
   let drawn = [], editing = null, wasBusy = false
   element.replaceChildren(log)
   const set = (value, event, data) => { props.value = value; editing = null; draw(); if (event) setTimeout(() => trigger(event, data)) }
@@ -98,10 +96,10 @@ function talk(element, props, watch, trigger) {
     if (m.role == "user") return make("div", {class: "acts"}, button("edit", () => { editing = index; draw() }, off), button("copy", e => copy(m.text, e.currentTarget)))
     const like = value => () => set(props.value.map((one, n) => n == index ? {...one, liked: one.liked == value ? 0 : value} : one), "like", {index})
     return make("div", {class: "acts"},
-      ["cut", "late", "stopped"].includes(m.state) && m.text && button("more", () => set(at(index, {...m, state: "waiting"}), "write"), {...off, class: "act text more"}),
+      ["cut", "late", "stopped"].includes(m.state) && m.text && button("more", () => set(at(index, {...m, state: "waiting"}), "write"), {...off, class: "act framed more"}),
       button("again", () => set(at(index, waiting(m.seed == null ? {} : {seed: (m.seed + 1) % 2 ** 31})), "write"), off), button("copy", e => copy(m.text, e.currentTarget)),
       button("like", like(1), {...off, "aria-pressed": m.liked == 1}), button("dislike", like(-1), {...off, "aria-pressed": m.liked == -1}),
-      m.model && button("received", () => trigger("received", {index}), {...off, class: "act text received"}))
+      m.model && button("received", () => trigger("received", {index}), {...off, class: "act framed received"}))
   }
   function editor(m, index) {
     const field = make("textarea", {dir: "auto", rows: Math.min(8, m.text.split("\n").length + 1), "aria-label": say("edit"),
@@ -109,7 +107,7 @@ function talk(element, props, watch, trigger) {
     field.value = m.text
     setTimeout(() => field.focus())
     return make("article", {class: "user editing"}, field, make("div", {class: "acts"},
-      button("ask_again", () => ask(index, field.value), {class: "act text main"}), button("cancel", () => { editing = null; draw() }, {class: "act text"})))
+      button("ask_again", () => ask(index, field.value), {class: "act framed main"}), button("cancel", () => { editing = null; draw() }, {class: "act framed"})))
   }
   function message(m, index, busy) {
     if (editing === index && !busy) return editor(m, index)
@@ -134,13 +132,17 @@ function talk(element, props, watch, trigger) {
     if (atEnd || now.length > drawn.length) log.scrollTop = log.scrollHeight
     drawn = now
     document.body.classList.toggle("busy", busy)
-    localStorage.setItem(KEPT, JSON.stringify(value))
+    if (isRestored) localStorage.setItem(KEPT, JSON.stringify(value))
   }
   watch("value", draw)
-  try { if (!props.value?.length) props.value = stopped(JSON.parse(localStorage.getItem(KEPT) ?? "[]")) } catch { props.value = [] }
   draw()
 }
-// What the buttons beside the question do to a conversation.
+// What was kept of the last conversation, and what the buttons beside the question do to one.
+let isRestored = false
+function kept() {
+  isRestored = true
+  try { return stopped(JSON.parse(localStorage.getItem(KEPT) ?? "[]")) } catch { return [] }
+}
 const stopped = talk => talk.map(m => ["waiting", "writing"].includes(m.state) ? {...m, state: "stopped"} : m)
 const asked = (text, talk) => text.trim() && !isBusy(talk) ? ["", [...talk, {role: "user", text}, {role: "assistant", text: "", state: "waiting"}]] : [text, talk]
 const undone = (text, talk) => { const n = talk.findLastIndex(m => m.role == "user"); return n < 0 ? [text, talk] : [talk[n].text, talk.slice(0, n)] }
@@ -166,7 +168,7 @@ function received(element, props, watch) {
   element.replaceChildren(dialog)
   watch("value", () => {
     if (!props.value) return
-    dialog.replaceChildren(make("h3", {}, say("received_title", props.value.pieces.length)), coloured(props.value.pieces), make("form", {method: "dialog"}, make("button", {class: "act text main"}, say("close"))))
+    dialog.replaceChildren(make("h3", {}, say("received_title", props.value.pieces.length)), coloured(props.value.pieces), make("form", {method: "dialog"}, make("button", {class: "act framed main"}, say("close"))))
     dialog.showModal()
   })
 }
@@ -214,5 +216,5 @@ function results(element, props, watch) {
   watch("value", draw)
   draw()
 }
-return {talk, pair, tokens, received, results, asked, undone, stopped, save, switchLanguage}
+return {talk, pair, tokens, received, results, kept, asked, undone, stopped, save, switchLanguage}
 })()
