@@ -1,6 +1,6 @@
 "To the Hub and back, by its own client, against a stand-in on this machine that speaks its protocol."
 import os, random, re, runpy, subprocess, sys
-import pytest
+import pytest, torch
 from huggingface_hub import RepoCard
 from hub_stand_in import Hub
 from packaging.requirements import Requirement
@@ -109,6 +109,7 @@ def space(tmp_path_factory):
     texts = [r["text"] for p in sorted((sample_dir()/"pretrain").glob("*.train.jsonl")) for r in read_jsonl(p)][::8]
     tok = Tokenizer(train_tokenizer(texts, folder/"tokenizer.model", vocab_size=600))
     model = HebrewGPT(get_preset("tiny", pattern="A", vocab_size=600, context=256)).eval()
+    for p in model.parameters(): torch.nn.init.normal_(p, mean=float(p.dim() == 1), std=.3 if p.dim() == 1 else p.shape[-1]**-.5)
     stock = export_hf(model, tok, folder/"stock", license="apache-2.0")
     if not (stock/"chat_template.jinja").exists():
         (stock/"chat_template.jinja").write_text("{% for m in messages %}{% if m.role == 'user' %}<|instruction|>{{ m.content }}<|input|><|answer|>"
@@ -123,11 +124,14 @@ def test_a_space_says_what_it_needs(space):
     lines = (folder/"requirements.txt").read_text().splitlines()
     assert [Requirement(line).name for line in lines] == ["torch", "transformers"] and all("==" in line for line in lines)
 
+def whole(text): return text.replace("\ufffd", "").strip() # bytes of half a letter are shown there, and not here
+
 def test_a_space_answers_as_the_model_does(space, monkeypatch):
     from gradio_client import Client
     model, tok, stock, folder = space
     monkeypatch.setenv("MODEL", str(stock))
     app = runpy.run_path(str(folder/"app.py"))
+    if app["tok"].split_special_tokens: pytest.skip("THE EXPORT'S TOKENIZER HAS NO CHAT TEMPLATE, so its Space cannot answer")
     app["model"].generation_config.do_sample = False
     app["reply"].__globals__["NEW"] = 12
     question, ids = "מי כתב את התקווה?", encode_prompt(tok, "מי כתב את התקווה?")
@@ -135,9 +139,9 @@ def test_a_space_answers_as_the_model_does(space, monkeypatch):
     *_, said = app["reply"](question, [])
     long = [dict(role=role, content=[dict(type="text", text="שלום " * 40)]) for role in ("user", "assistant")] * 3
     *_, behind = app["reply"](question, long) # turns that the context cannot hold are left out
-    assert said.strip() == ours.strip() and isinstance(behind, str)
+    assert whole(said) == whole(ours) != "" and isinstance(behind, str)
     _, url, _ = app["demo"].launch(prevent_thread_lock=True, quiet=True)
-    try: assert Client(url, verbose=False).predict(question, api_name="/chat").strip() == ours.strip()
+    try: assert whole(Client(url, verbose=False).predict(question, api_name="/chat")) == whole(ours)
     finally: app["demo"].close()
 
 def test_a_space_is_for_exports_that_can_be_talked_to(space, tmp_path):
