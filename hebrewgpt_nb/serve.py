@@ -11,7 +11,7 @@ __all__ = ['SLICE', 'Stop', 'Count', 'MAX_BYTES', 'MAX_PROMPTS', 'MAX_CHOICES', 
            'read_body', 'cancel_when_gone', 'watched', 'respond', 'reply_to_chat', 'reply_to_text', 'refuse',
            'bare_app', 'make_api', 'open_port', 'model_name', 'make_server', 'serve']
 
-# %% ../nbs/11_serve.ipynb #cb455be5
+# %% ../nbs/11_serve.ipynb #11ac9c44
 import asyncio, json, secrets, socket, sys, threading, time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
-# %% ../nbs/11_serve.ipynb #7d954aa4
+# %% ../nbs/11_serve.ipynb #72af4ff2
 import torch, uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -28,7 +28,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Mount
 
-# %% ../nbs/11_serve.ipynb #37f31844
+# %% ../nbs/11_serve.ipynb #1896a83a
 from .bundle import SAMPLING, find_bundle, load_bundle
 from .core import Device, InputPath, PositiveFloat, PositiveInt, Rule, UserError
 from .core import cli, parse_json, reason_of, shorten
@@ -36,7 +36,7 @@ from .generate import Batch, BatchRow, check_logits, eval_mode, make_row, tokeni
 from .model import HebrewGPT
 from .tokenizer import Tokenizer, encode_prompt
 
-# %% ../nbs/11_serve.ipynb #66d6f24e
+# %% ../nbs/11_serve.ipynb #89eacdd1
 class Score(NamedTuple):
     "A token, and what the model gave it."
     token: int
@@ -52,7 +52,7 @@ def score(logits: torch.Tensor, # (T, V)
     best, ids = (t.tolist() for t in logp.topk(top))
     return [Score(t, p, dict(zip(i, b))) for t, p, i, b in zip(tokens, own, ids, best)]
 
-# %% ../nbs/11_serve.ipynb #aa06ba71
+# %% ../nbs/11_serve.ipynb #d907278f
 SLICE = 256 # positions whose logits are in memory together
 
 class ScoredRow(BatchRow):
@@ -82,7 +82,7 @@ class ScoredRow(BatchRow):
             self.prompt_scores += score(logits[:len(tokens)], tokens, self.top or 0)
         return logits[-1:]
 
-# %% ../nbs/11_serve.ipynb #d414dd1c
+# %% ../nbs/11_serve.ipynb #75158d6a
 class Ticket(ScoredRow):
     "A request on its way."
     place, wish, error, made, deadline = 0, "", None, 0, float("inf") # made: tokens
@@ -111,7 +111,7 @@ class Ticket(ScoredRow):
         self.error = error
         self.finish("error")
 
-# %% ../nbs/11_serve.ipynb #9a1314c0
+# %% ../nbs/11_serve.ipynb #544216f1
 def updates(ticket: Ticket) -> Iterator[Ticket]:
     "The ticket, at once and again whenever its place, text or end is new; raises the error that ended it."
     news = threading.Event()
@@ -136,7 +136,7 @@ def pieces(ticket: Ticket) -> Iterator[str]:
         if len(text) > shown: yield text[shown:]
         shown = len(text)
 
-# %% ../nbs/11_serve.ipynb #4b3ae36e
+# %% ../nbs/11_serve.ipynb #f917781a
 async def follow(tickets: list[Ticket]) -> AsyncIterator[None]:
     "Comes back at once, and again whenever one of the tickets has news, until all have ended."
     loop, news = asyncio.get_running_loop(), asyncio.Event()
@@ -155,7 +155,7 @@ async def follow(tickets: list[Ticket]) -> AsyncIterator[None]:
             ticket.listeners.discard(ring)
             ticket.cancel()
 
-# %% ../nbs/11_serve.ipynb #d8b63a81
+# %% ../nbs/11_serve.ipynb #29c9dea4
 class Busy(UserError):
     "The queue is full."
 
@@ -200,7 +200,7 @@ class Rounds:
         for ticket in self.batch.rows: ticket.fail(error)
         self.batch.sweep()
 
-# %% ../nbs/11_serve.ipynb #acd437e7
+# %% ../nbs/11_serve.ipynb #92c5732c
 class Scheduler(Rounds):
     "One loaded model that many ask: a bounded queue, and a batch that goes on while requests join and leave it."
     def __init__(self, model: HebrewGPT, tok: Tokenizer,
@@ -244,7 +244,7 @@ class Scheduler(Rounds):
     def __enter__(self): return self
     def __exit__(self, *error): self.close()
 
-# %% ../nbs/11_serve.ipynb #21019aa2
+# %% ../nbs/11_serve.ipynb #cabc550c
 class ApiError(Exception):
     "A refusal in the form that OpenAI's clients know."
     def __init__(self, message: str, status: int=400, param: str | None=None, code: str | None=None):
@@ -255,7 +255,7 @@ class ApiError(Exception):
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return dict(error=dict(message=str(self), type=kind, param=self.param, code=self.code))
 
-# %% ../nbs/11_serve.ipynb #4360219e
+# %% ../nbs/11_serve.ipynb #fd4486a6
 def as_api_error(e: Exception) -> ApiError:
     "Any error as a refusal; one that nobody foresaw is said on stderr, in one line."
     if isinstance(e, ApiError): return e
@@ -266,7 +266,7 @@ def as_api_error(e: Exception) -> ApiError:
     print(f"error: {reason_of(e)}", file=sys.stderr, flush=True)
     return ApiError("the server failed over this request", 500)
 
-# %% ../nbs/11_serve.ipynb #2c061f0c
+# %% ../nbs/11_serve.ipynb #fed20c1a
 class Fields(BaseModel): model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 class Loose(BaseModel): model_config = ConfigDict(strict=True) # more fields may be there
 
@@ -278,7 +278,7 @@ Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Count = limited(int, ge=0, le=2**31)
 MAX_BYTES, MAX_PROMPTS, MAX_CHOICES = 2**20, 64, 8 # of a request
 
-# %% ../nbs/11_serve.ipynb #f05a74ba
+# %% ../nbs/11_serve.ipynb #284acfcf
 class StreamOptions(Loose):
     include_usage: bool | None = None
 
@@ -297,7 +297,7 @@ class Asked(Fields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-# %% ../nbs/11_serve.ipynb #ed50a406
+# %% ../nbs/11_serve.ipynb #6bdcfbf8
 class TextPart(Loose):
     type: Literal["text"]
     text: str
@@ -316,7 +316,7 @@ class ChatAsked(Asked):
     logprobs: bool | None = None
     top_logprobs: limited(int, ge=0, le=20) = None
 
-# %% ../nbs/11_serve.ipynb #a30c0b63
+# %% ../nbs/11_serve.ipynb #69291775
 Ids = Annotated[list[int], Field(min_length=1)]
 def several(kind): return Annotated[list[kind], Field(min_length=1, max_length=MAX_PROMPTS)]
 
@@ -326,7 +326,7 @@ class TextAsked(Asked):
     echo: bool | None = None
     logprobs: limited(int, ge=0, le=20) = None
 
-# %% ../nbs/11_serve.ipynb #b08e14bf
+# %% ../nbs/11_serve.ipynb #1f6b7258
 IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 NEUTRAL = dict( # name -> values that ask for nothing
     frequency_penalty=[0], presence_penalty=[0], logit_bias=[{}], response_format=[{"type": "text"}],
@@ -341,7 +341,7 @@ def drop_neutral(body: dict) -> dict:
         raise ApiError(f"this model cannot do {name}", param=name, code="unsupported_parameter")
     return {name: value for name, value in body.items() if name not in NEUTRAL and name not in IGNORED}
 
-# %% ../nbs/11_serve.ipynb #c81414b0
+# %% ../nbs/11_serve.ipynb #727f508f
 def fault_of(found: dict) -> ApiError: # as of pydantic
     "The first fault of a request."
     name = shorten(".".join(str(part) for part in found["loc"])).strip("'")[:80]
@@ -357,7 +357,7 @@ def read_asked(kind: type, raw: bytes) -> Asked:
     try: return kind.model_validate(drop_neutral(body))
     except ValidationError as e: raise fault_of(e.errors(include_url=False, include_context=False)[0]) from None
 
-# %% ../nbs/11_serve.ipynb #a9c5ac43
+# %% ../nbs/11_serve.ipynb #83604f9d
 def turns_of(messages: list[Message]) -> list[dict]:
     "Messages as turns of instruction and output; raises `ApiError` where they are not in turn."
     said, turns, answered = [], [], True
@@ -377,7 +377,7 @@ def chat_ids(tok: Tokenizer, messages: list[Message]) -> list[int]:
     *earlier, last = turns_of(messages)
     return encode_prompt(tok, last["instruction"], earlier=earlier)
 
-# %% ../nbs/11_serve.ipynb #c2831d4a
+# %% ../nbs/11_serve.ipynb #7823c935
 def prompt_ids(served: Scheduler, prompt: str | list[int]) -> list[int]:
     "A prompt as ids; raises `ApiError` for one that is too long, `UserError` for another fault."
     tok, context = served.tok, served.model.cfg.context
@@ -392,7 +392,7 @@ def sampling_of(asked: Asked) -> dict:
     given = {name: value for name in names if (value := getattr(asked, name)) is not None}
     return dict(temperature=SAMPLING["temperature"], top_p=SAMPLING["top_p"]) | given
 
-# %% ../nbs/11_serve.ipynb #fa412b91
+# %% ../nbs/11_serve.ipynb #d247365e
 def submit_all(served: Scheduler, asked: Asked, prompts: list[list[int]], most: int, # new tokens
                top: int | None, score_prompt: bool=False) -> list[Ticket]:
     "A ticket for each choice of each prompt."
@@ -407,7 +407,7 @@ def submit_all(served: Scheduler, asked: Asked, prompts: list[list[int]], most: 
         raise
     return tickets
 
-# %% ../nbs/11_serve.ipynb #086c7c81
+# %% ../nbs/11_serve.ipynb #20428e2d
 def piece_text(tok: Tokenizer, token: int) -> str: return tok.sp.id_to_piece(token).replace("▁", " ")
 
 def text_logprobs(tok: Tokenizer, scores: list[Score]) -> dict:
@@ -425,7 +425,7 @@ def chat_logprobs(tok: Tokenizer, scores: list[Score]) -> dict:
     content = [one(s.token, s.logprob) | dict(top_logprobs=[one(*t) for t in s.top.items()]) for s in scores]
     return dict(content=content, refusal=None)
 
-# %% ../nbs/11_serve.ipynb #2c4f6ac0
+# %% ../nbs/11_serve.ipynb #0721f7c3
 @dataclass
 class Reply:
     "What is under way for one request."
@@ -461,7 +461,7 @@ class Reply:
         kind, choices = "chat.completion" if self.chat else "text_completion", range(len(self.tickets))
         return self.head | dict(object=kind, choices=[self.choice(i, "message") for i in choices], usage=self.usage())
 
-# %% ../nbs/11_serve.ipynb #a7708fbd
+# %% ../nbs/11_serve.ipynb #a4aa7776
 def event(content: dict) -> str: return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
 async def chunks_of(reply: Reply) -> AsyncIterator[str]:
@@ -479,7 +479,7 @@ async def chunks_of(reply: Reply) -> AsyncIterator[str]:
     if options and options.include_usage: yield event(head | dict(choices=[], usage=reply.usage()))
     yield "data: [DONE]\n\n"
 
-# %% ../nbs/11_serve.ipynb #44c2fffe
+# %% ../nbs/11_serve.ipynb #4c2d3e6d
 async def read_body(request: Request) -> bytes:
     "The body; raises `ApiError` for one that is too long or no JSON."
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -495,7 +495,7 @@ async def cancel_when_gone(request: Request, tickets: list[Ticket]):
     while (await request.receive())["type"] != "http.disconnect": pass
     for ticket in tickets: ticket.cancel()
 
-# %% ../nbs/11_serve.ipynb #8d878f2e
+# %% ../nbs/11_serve.ipynb #7a03a03f
 async def watched(reply: Reply, request: Request) -> AsyncIterator[str]:
     "The chunks of an answer, as long as its client is there."
     watch = asyncio.create_task(cancel_when_gone(request, reply.tickets))
@@ -513,7 +513,7 @@ async def respond(reply: Reply, request: Request):
     finally: watch.cancel()
     return JSONResponse(reply.whole())
 
-# %% ../nbs/11_serve.ipynb #f077d1f9
+# %% ../nbs/11_serve.ipynb #7254bb02
 def reply_to_chat(served: Scheduler, asked: ChatAsked) -> Reply:
     "Take a conversation in."
     most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
@@ -536,7 +536,7 @@ def reply_to_text(served: Scheduler, asked: TextAsked) -> Reply:
     said = [p if isinstance(p, str) else served.tok.decode(p) for p in prompts for _ in range(asked.n or 1)]
     return Reply(served.tok, asked, tickets, said if echo else [""] * len(tickets))
 
-# %% ../nbs/11_serve.ipynb #60a08c7a
+# %% ../nbs/11_serve.ipynb #f8e7bd00
 async def refuse(request: Request, e: Exception) -> JSONResponse:
     "An error as a response."
     e = as_api_error(e)
@@ -572,7 +572,7 @@ def make_api(served: dict[str, Scheduler]) -> FastAPI: # to be mounted at /v1
     async def completions(request: Request): return await answer(request, TextAsked, reply_to_text)
     return api
 
-# %% ../nbs/11_serve.ipynb #5ba0b8d2
+# %% ../nbs/11_serve.ipynb #6c1c8fc9
 Port = Annotated[int, Rule(lambda v: 0 <= v < 2**16, "give 0 to 65535")]
 
 def open_port(host: str, port: int) -> socket.socket:
@@ -586,7 +586,7 @@ def model_name(path: str) -> str:
     folder = find_bundle(path)
     return folder.parent.name if folder.name == "bundle" else folder.name
 
-# %% ../nbs/11_serve.ipynb #5c4583a2
+# %% ../nbs/11_serve.ipynb #2b998743
 def make_server(served: dict[str, Scheduler]) -> uvicorn.Server:
     "A server of the endpoint alone."
     app = bare_app(routes=[Mount("/v1", make_api(served))])
@@ -607,5 +607,5 @@ def serve(model: InputPath, # a bundle, or a run that holds one
         print(f"http://{host}:{listener.getsockname()[1]}/v1 answers as {model_name(model)}", flush=True)
         make_server({model_name(model): one}).run([listener])
 
-# %% ../nbs/11_serve.ipynb #97f1d2b7
+# %% ../nbs/11_serve.ipynb #ed69e5f8
 if __name__ == "__main__" and "__file__" in globals(): cli(serve)
