@@ -6,7 +6,7 @@
 __all__ = ['PRAISE', 'BLAME', 'CUED', 'ENOUGH', 'FORGIVEN', 'TELLING', 'cue', 'label_faults', 'constant_faults', 'copy_faults',
            'strings_in', 'Training', 'read_training', 'known_faults', 'refuse']
 
-# %% ../nbs/evaluation/5_audits.ipynb #61c3fef8
+# %% ../nbs/evaluation/5_audits.ipynb #eb4753a8
 from collections import Counter
 from functools import cache
 import numpy as np
@@ -15,14 +15,14 @@ from .grading import NotMeasured
 from .text.copies import OVERLAP_WORDS, join_texts, ngram_hashes, text_hash, word_hashes
 from .text.records import Quarantine, read_objects, record_files
 
-# %% ../nbs/evaluation/5_audits.ipynb #6adcf1ce
+# %% ../nbs/evaluation/5_audits.ipynb #ecda41f0
 from .core import introduce
 
-# %% ../nbs/evaluation/5_audits.ipynb #ebeba331
+# %% ../nbs/evaluation/5_audits.ipynb #0b6bea8c
 PRAISE = ("מדהים", "מדהימה", "נהדר", "נהדרת", "מצוין", "מעולה", "מקסים", "מקסימה", "אוהב", "אוהבת", "אוהבים", "תודה",
           "מברך", "מברכת", "מכבד", "יקר", "יקרה", "בהצלחה", "ברכות", "טעים", "נפלא", "נפלאה")
-BLAME = ("גרוע", "גרועה", "נורא", "נוראי", "בושה", "שקרן", "שקרנים", "שקרים", "מגעיל", "מגעילה", "חרפה", "אכזבה", "איום",
-         "מושחת", "מושחתים", "טיפש", "טיפשים", "פח", "שונא", "שונאת", "מאכזב", "מאכזבת", "עלוב", "בזבוז", "מתבייש")
+BLAME = ("גרוע", "גרועה", "נורא", "נוראי", "בושה", "שקרן", "שקרנים", "שקרים", "מגעיל", "מגעילה", "חרפה", "אכזבה",
+         "איום", "מושחת", "מושחתים", "טיפש", "טיפשים", "פח", "שונא", "שונאת", "מאכזב", "מאכזבת", "עלוב", "בזבוז", "מתבייש")
 CUED = 8 # items with such words, from which on they tell
 
 def cue(text: str) -> str | None:
@@ -31,7 +31,7 @@ def cue(text: str) -> str | None:
     praised, blamed = ({w for w in words if w.strip(".,!?") in some} for some in (PRAISE, BLAME))
     if bool(praised) != bool(blamed): return "positive" if praised else "negative"
 
-# %% ../nbs/evaluation/5_audits.ipynb #7f721a6f
+# %% ../nbs/evaluation/5_audits.ipynb #361a80fb
 def label_faults(texts: list[str], labels: list[str], # positive, negative or neutral each
                 ) -> list[str]:
     "Whether the labels contradict the words."
@@ -42,7 +42,7 @@ def label_faults(texts: list[str], labels: list[str], # positive, negative or ne
     return [f"{against} of {len(told)} items with words of praise or blame alone are labelled the opposite: "
             "the labels are inverted"]
 
-# %% ../nbs/evaluation/5_audits.ipynb #0adbe997
+# %% ../nbs/evaluation/5_audits.ipynb #67d813e2
 ENOUGH = 50 # items, from which on one label alone is no chance
 
 def constant_faults(labels: list) -> list[str]:
@@ -50,7 +50,7 @@ def constant_faults(labels: list) -> list[str]:
     one = len(set(labels)) == 1 and len(labels) >= ENOUGH
     return [f"all {len(labels)} items have the same right answer ({labels[0]})"] if one else []
 
-# %% ../nbs/evaluation/5_audits.ipynb #deb647b5
+# %% ../nbs/evaluation/5_audits.ipynb #c0c6abee
 FORGIVEN = .01 # share of items
 
 def copy_faults(texts: list[str]) -> list[str]:
@@ -62,14 +62,14 @@ def copy_faults(texts: list[str]) -> list[str]:
     again = next(t for t, key in zip(texts, each) if counts[key] > 1)
     return [f"{more} of {len(texts)} items repeat another, such as {again[:60]!r}"]
 
-# %% ../nbs/evaluation/5_audits.ipynb #0a7a6546
+# %% ../nbs/evaluation/5_audits.ipynb #38ecd9d7
 def strings_in(found) -> list[str]:
     "All texts of a JSON object, however deep."
     if isinstance(found, str): return [found]
     inside = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
     return [text for part in inside for text in strings_in(part)]
 
-# %% ../nbs/evaluation/5_audits.ipynb #53e8de8d
+# %% ../nbs/evaluation/5_audits.ipynb #a3a728e5
 TELLING = 5 # words of a text that is found inside of others
 
 class Training:
@@ -89,7 +89,7 @@ class Training:
             for i, found in zip(some, np.split(seen, ends)): known[i] = bool(found.all())
         return known
 
-# %% ../nbs/evaluation/5_audits.ipynb #81d2c1ac
+# %% ../nbs/evaluation/5_audits.ipynb #11d31d4a
 @cache
 def read_training(path: str) -> Training: # of JSON lines, a file or a folder
     "All texts of training data."
@@ -104,10 +104,10 @@ def known_faults(items: list[str], # what each cannot do without
     if sum(known) <= FORGIVEN * len(items): return []
     return [f"{sum(known)} of {len(items)} items are in {training}, such as {items[known.index(True)][:60]!r}"]
 
-# %% ../nbs/evaluation/5_audits.ipynb #a39a0070
+# %% ../nbs/evaluation/5_audits.ipynb #c60c89f3
 def refuse(faults: list[str]):
     "Raise `NotMeasured` with what the audits found, if they found anything."
     if faults: raise NotMeasured("refused: " + "; ".join(faults))
 
-# %% ../nbs/evaluation/5_audits.ipynb #dcd39292
+# %% ../nbs/evaluation/5_audits.ipynb #62d7d392
 if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

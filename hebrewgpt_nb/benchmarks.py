@@ -13,7 +13,7 @@ __all__ = ['LONG', 'STEMS', 'WAYS', 'WRITTEN', 'READINGS', 'READ_INSTRUCTION', '
            'parse_pair', 'read_translations', 'measure_translation', 'grouped', 'followed_items', 'read_questions',
            'labelled_task']
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #4bc6597a
+# %% ../nbs/evaluation/6_benchmarks.ipynb #7c87e43e
 import re, zlib
 from collections import Counter
 from collections.abc import Callable
@@ -34,10 +34,10 @@ from .references import loops, score_answer, signatures, translation_tally
 from .tasks import Inputs, Task, TaskResult, no_tick, take_evenly, with_skipped
 from .text.records import as_text, read_checked
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #7811dc96
+# %% ../nbs/evaluation/6_benchmarks.ipynb #e5bbb92e
 from .core import introduce
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #1a369868
+# %% ../nbs/evaluation/6_benchmarks.ipynb #7d71af43
 def written_for(model, tok, items: list[dict], prompts: list, # one an item
                 max_new_tokens: int, tick=no_tick) -> tuple[list[dict], list[str]]: # items with room, their answers
     "What the model writes; raises `NotMeasured` if no prompt leaves room."
@@ -51,7 +51,7 @@ def counted(name: str, items: list, texts: list[str]) -> dict: # of all items, t
     empty = sum(not t.strip() for t in texts)
     return with_skipped({name: len(texts)}, len(items) - len(texts)) | (dict(empty=empty) if empty else {})
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #fdb536bd
+# %% ../nbs/evaluation/6_benchmarks.ipynb #d77ef4fe
 def measure_follow(model, tok, items: list[dict], # of `read_followed`
                    inputs: Inputs, tick=no_tick) -> TaskResult:
     "Whether constraints are kept, strictly and loosely, by prompt and by constraint."
@@ -71,13 +71,14 @@ def measure_follow(model, tok, items: list[dict], # of `read_followed`
         dict(id=f["id"], asked=f["instruction"], answered=t, gold=f["example"], right=all(g["strict"]))
         for f, t, g in zip(kept, texts, graded)])
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #816b0330
 def by_kind(items: list[dict], graded: list[dict]) -> dict: # kind -> kept, of
     "How many constraints of each kind were kept strictly."
     each = [(c["kind"], kept) for f, g in zip(items, graded) for c, kept in zip(f["constraints"], g["strict"])]
     asked, kept = Counter(kind for kind, _ in each), Counter(kind for kind, right in each if right)
     return {kind: dict(kept=kept[kind], of=n) for kind, n in asked.items()}
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #8847d245
+# %% ../nbs/evaluation/6_benchmarks.ipynb #2d59371a
 LONG = 40 # words, from which on an answer is judged for repetition
 
 def parse_open(found: dict) -> dict | str: # id, instruction, kind, showcase; or what is wrong
@@ -92,7 +93,7 @@ def read_open(inputs: Inputs) -> list[dict]:
     shown, others = ([p for p in found if p["showcase"] is show] for show in (True, False))
     return [*take_evenly(shown, inputs.generations), *take_evenly(others, max(0, inputs.generations - len(shown)))]
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #e595b2ce
+# %% ../nbs/evaluation/6_benchmarks.ipynb #8f6d39be
 def measure_open(model, tok, items: list[dict], # of `read_open`
                  inputs: Inputs, tick=no_tick) -> TaskResult:
     "What shows in open answers without a reference."
@@ -111,13 +112,15 @@ def measure_open(model, tok, items: list[dict], # of `read_open`
                for p, t in zip(kept, texts)]
     return TaskResult(metrics | (repetition_metrics(long) if long else {}), left_out=left_out, outputs=outputs)
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #a9572b4d
 def repetition_metrics(texts: dict[str, str]) -> dict: # by id, each long enough -> name -> metric
     "How many answers loop, and how much is repeated."
-    each = ("loops", loops, f"share of answers of {LONG} words"), ("repetition", repetition_rate, "share of 4-grams of words")
-    return {f"open prompts: {name}": mean_metric([float(of(t)) for t in texts.values()], unit, "lower", "answers", list(texts))
-            for name, of, unit in each}
+    def mean(of, unit):
+        return mean_metric([float(of(t)) for t in texts.values()], unit, "lower", "answers", list(texts))
+    return {"open prompts: loops": mean(loops, f"share of answers of {LONG} words"),
+            "open prompts: repetition": mean(repetition_rate, "share of 4-grams of words")}
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #c3283f86
+# %% ../nbs/evaluation/6_benchmarks.ipynb #154968ab
 STEMS = ("choices", "general_knowledge", "multiple_choice", "qa", "sentiment", "nli", "idioms", "translation")
 
 def find_tests(inputs: Inputs, *stems: str) -> list[Path]:
@@ -127,7 +130,7 @@ def find_tests(inputs: Inputs, *stems: str) -> list[Path]:
     if here.name.startswith(STEMS): return [here] if here.name.startswith(stems) else []
     raise UserError(f"{here}: unknown task; begin its name with one of {', '.join(STEMS)}")
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #bfa47a49
+# %% ../nbs/evaluation/6_benchmarks.ipynb #f06fdcc3
 def in_groups(items: list[dict]) -> dict[str, list[dict]]:
     "Items by their group."
     groups = {}
@@ -151,7 +154,7 @@ def evenly_by_group(items: list[dict], n: int) -> list[dict]:
     "At most `n` items of each group."
     return [item for some in in_groups(items).values() for item in take_evenly(some, n)]
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #8aa433ac
+# %% ../nbs/evaluation/6_benchmarks.ipynb #dcfcb3c0
 def parse_choice(found: dict) -> dict | str: # as `parse_question`, with id, cluster and passage; or what is wrong
     "Check one choice question."
     q = parse_question(found)
@@ -165,6 +168,7 @@ def file_questions(inputs: Inputs) -> list[dict]:
         found += [q | its_own for q in read_checked(path, parse_choice, inputs.quarantine)]
     return found
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #5a282937
 def passage_questions(inputs: Inputs) -> list[dict]:
     "Choice questions made of questions about passages."
     asked, made = [q for q in file_readings(inputs) if q["answerable"]], []
@@ -175,6 +179,7 @@ def passage_questions(inputs: Inputs) -> list[dict]:
                          choices=choices, answer_index=place))
     return made
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #f7879a6b
 def parse_reading(found: dict) -> dict | str: # id, context, question, answers, answerable; or what is wrong
     "Check one question about a passage; one without an answer must say so."
     context, question = found.get("context"), found.get("question")
@@ -188,7 +193,7 @@ def file_readings(inputs: Inputs) -> list[dict]:
     "The questions about passages of files."
     return [q for path in find_tests(inputs, "qa") for q in read_checked(path, parse_reading, inputs.quarantine)]
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #51ef41e0
+# %% ../nbs/evaluation/6_benchmarks.ipynb #bb127361
 def ask(q: dict, question: bool=True, # False: only the options
         passage: str | None=None) -> dict: # another passage than its own
     "A choice question as a prompt."
@@ -205,7 +210,7 @@ def ways_to_ask(q: dict, other: str) -> dict[str, list[tuple]]: # way -> request
     if q["passage"]: ways["shuffled passage"] = [(ask(q, passage=other), a) for a in answers]
     return ways
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #16900d50
+# %% ../nbs/evaluation/6_benchmarks.ipynb #231732e3
 def read_ways(scores: dict[str, list], # way -> scores of the choices
              ) -> dict[str, int]: # way -> the choice
     "Which choice each way of asking prefers."
@@ -219,7 +224,7 @@ def written_choice(text: str) -> int | None: # None: no letter
     "The choice whose letter an answer begins with."
     return LETTERS.index(m[1]) if (m := WRITTEN.match(text)) else None
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #3298fe56
+# %% ../nbs/evaluation/6_benchmarks.ipynb #33e1eb7f
 def choose(model, tok, questions: list[dict]) -> list[dict | None]: # of each question way -> the choice; None: too long
     "Ask every question in every way, all in one go."
     passages = [q["passage"] for q in questions]
@@ -233,7 +238,7 @@ def letters_written(model, tok, questions: list[dict]) -> list[int | None]:
     "The letter that the model writes to each question."
     return [written_choice(w.text) for w in write_texts(model, tok, [ask(q) for q in questions], 4)]
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #a90b3569
+# %% ../nbs/evaluation/6_benchmarks.ipynb #16e7a6b7
 READINGS = ("asked", "text alone", "minus prior", "written", "options only", "shuffled passage")
 
 def reading_name(label: str, way: str) -> str: return label if way == "asked" else f"{label} ({way})"
@@ -250,12 +255,14 @@ def chosen_metrics(label: str, questions: list[dict], chosen: list[dict], asked:
         metrics[reading_name(label, way)] = mean_metric(right, unit, "higher", "questions", ids, clusters) | dict(n=n)
     return metrics
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #86f0c51d
 def item_text(q: dict) -> str: return "\n".join([q["question"], *letter_choices(q["choices"])])
 
 def measure_choices(model, tok, questions: list[dict], inputs: Inputs, label: str) -> TaskResult:
     "Accuracy by every reading, and by category."
     texts = list(map(item_text, questions))
-    whole, right = [f"{q['passage']}\n{t}" for q, t in zip(questions, texts)], [LETTERS[q["answer_index"]] for q in questions]
+    whole = [f"{q['passage']}\n{t}" for q, t in zip(questions, texts)]
+    right = [LETTERS[q["answer_index"]] for q in questions]
     refuse(copy_faults(whole) + known_faults(texts, inputs.training) + constant_faults(right))
     fitting = [(q, found) for q, found in zip(questions, choose(model, tok, questions)) if found]
     if not fitting: raise NotMeasured(f"all {len(questions)} questions are longer than the context")
@@ -268,13 +275,14 @@ def measure_choices(model, tok, questions: list[dict], inputs: Inputs, label: st
                for q, f in zip(kept, chosen)]
     return TaskResult(metrics, details, outputs=outputs)
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #3fe02357
 def by_category(questions: list[dict], chosen: list[dict]) -> dict: # category -> right, of
     "How many questions of each category were answered right."
     asked = Counter(q["category"] for q in questions)
     right = Counter(q["category"] for q, f in zip(questions, chosen) if f["asked"] == q["answer_index"])
     return {category: dict(right=right[category], of=n) for category, n in asked.items()}
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #487137fc
+# %% ../nbs/evaluation/6_benchmarks.ipynb #cb00748f
 READ_INSTRUCTION = "ענו על השאלה לפי הקטע בלבד. אם אין בו תשובה, כתבו: אין תשובה בקטע."
 ANSWER_TOKENS = 32
 
@@ -287,6 +295,7 @@ def reading_prompt(q: dict) -> dict:
 
 def first_line(text: str) -> str: return text.strip().split("\n")[0]
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #15bf3681
 def measure_reading(model, tok, items: list[dict], inputs: Inputs, tick=no_tick) -> TaskResult:
     "TLNLS, F1 and exact match of answers, and how often the lack of one was seen."
     refuse(copy_faults([f"{q['context']}\n{q['question']}" for q in items])
@@ -306,7 +315,7 @@ def measure_reading(model, tok, items: list[dict], inputs: Inputs, tick=no_tick)
                for q, a, s in zip(kept, answers, scored)]
     return TaskResult(metrics, outputs=outputs)
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #ee176adc
+# %% ../nbs/evaluation/6_benchmarks.ipynb #65496029
 @dataclass(frozen=True)
 class Labelling:
     "A task of labels."
@@ -325,6 +334,7 @@ LABELLINGS = [
     Labelling("idioms", "האם הביטוי במשפט מובן באופן מילולי או ציורי? ענו במילה אחת.", ("מילולי", "ציורי"),
               lambda r: f"משפט: {r['sentence']}\nביטוי: {r['idiom']}", ("sentence", "idiom"))]
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #3db2bdba
 def parse_label(kind: Labelling, found: dict) -> dict | str: # id, group, cluster, input, label; or what is wrong
     "Check one labelled item."
     if not all(is_text(found.get(k)) for k in kind.fields): return f"no {' or no '.join(kind.fields)}"
@@ -341,7 +351,7 @@ def read_labelled(kind: Labelling, inputs: Inputs) -> list[dict]:
         found += [r | dict(group=group) for r in read_checked(path, lambda r: parse_label(kind, r), inputs.quarantine)]
     return evenly_by_group(found, inputs.limit)
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #af4110c2
+# %% ../nbs/evaluation/6_benchmarks.ipynb #5efeac5f
 def read_labels(scores: list, prior: list) -> dict[str, int]: # reading -> the label
     "Which label each reading prefers."
     gains = [s.nats - p.nats for s, p in zip(scores, prior)]
@@ -354,6 +364,7 @@ def balanced(chosen: list[int], gold: list[int], ids, clusters) -> Tally:
     parts = [tuple(float(x) for label in there for x in (c == g == label, g == label)) for c, g in zip(chosen, gold)]
     return Tally(tuple(ids), tuple(parts), tuple(clusters), "mean_ratio")
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #51757226
 def measure_labels(kind: Labelling, model, tok, items: list[dict], inputs: Inputs, label: str) -> TaskResult:
     "Accuracy of labels by likelihood."
     names, texts = [kind.labels.index(r["label"]) for r in items], [r["input"] for r in items]
@@ -379,7 +390,7 @@ def measure_labels(kind: Labelling, model, tok, items: list[dict], inputs: Input
                for r, g, f in zip(rows, gold, found)]
     return TaskResult(metrics, outputs=outputs)
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #a71295ca
+# %% ../nbs/evaluation/6_benchmarks.ipynb #620685ac
 TRANSLATE = {"he-en": "תרגמו לאנגלית.", "en-he": "תרגמו לעברית."}
 
 def parse_pair(found: dict) -> dict | str: # id, doc, he, en; or what is wrong
@@ -395,6 +406,7 @@ def read_translations(inputs: Inputs) -> list[dict]: # id, cluster, group (the w
     return [dict(id=p["id"], cluster=p["cluster"], group=way, input=p[way[:2]], gold=p[way[3:]])
             for way in TRANSLATE for p in take_evenly(pairs, inputs.generations)]
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #de27b74e
 def measure_translation(model, tok, items: list[dict], inputs: Inputs, label: str) -> TaskResult:
     "chrF and BLEU of a corpus in one direction."
     way, sources = items[0]["group"], [r["input"] for r in items]
@@ -410,7 +422,7 @@ def measure_translation(model, tok, items: list[dict], inputs: Inputs, label: st
     seen = [dict(id=r["id"], asked=r["input"], answered=o, gold=r["gold"]) for r, o in zip(kept, outputs)]
     return TaskResult(metrics, details={label: signatures()}, outputs=seen)
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #04213064
+# %% ../nbs/evaluation/6_benchmarks.ipynb #e09aa249
 def grouped(name: str, measure_group: Callable) -> Callable: # as `Task.run`
     "A task that measures its groups one by one."
     def run(*args): return run_groups(name, measure_group, *args)
@@ -435,5 +447,5 @@ BENCHMARKS = [
     Task("translation", read_translations, grouped("translation", measure_translation)),
 ]
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #7258f5a4
+# %% ../nbs/evaluation/6_benchmarks.ipynb #109b9f5a
 if __name__ == "__main__" and "__file__" in globals(): introduce(globals())
