@@ -52,7 +52,8 @@ def open_stock(folder: Path, device: str="cpu", dtype: str="auto") -> tuple: # S
         net = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     except Exception as e: # whatever the files hold
         said = shorten(str(e).strip().split("\n")[0])
-        raise UserError(f"{folder}: transformers cannot read a causal model with its tokenizer there ({said})") from None
+        why = f"transformers cannot read a causal model with its tokenizer there ({said})"
+        raise UserError(f"{folder}: {why}") from None
     return StockModel(net.to(device)), tok
 
 # %% ../nbs/evaluation/7_backends.ipynb #f3d2f67e

@@ -87,7 +87,8 @@ def label_items(kind, inputs: Inputs) -> dict[str, list[dict]]: # name of the ta
     def item(r):
         prompt = dict(instruction=kind.instruction, input=r["input"])
         return choice_item(prompt, list(kind.labels), kind.labels.index(r["label"]))
-    return {f"{kind.stem}_{group}": list(map(item, some)) for group, some in in_groups(read_labelled(kind, inputs)).items()}
+    groups = in_groups(read_labelled(kind, inputs))
+    return {f"{kind.stem}_{group}": list(map(item, some)) for group, some in groups.items()}
 
 def harness_items(inputs: Inputs) -> dict[str, tuple[dict, list[dict]]]: # name of the task -> how it is asked, items
     "What the task files hold."

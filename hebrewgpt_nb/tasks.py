@@ -21,7 +21,8 @@ from .core import UserError, find_input, sample_dir
 from .text.clean import clean_text
 from .text.examples import parse_row
 from .text.records import Quarantine, read_checked, read_records, source_files
-from .grading import TOO_LONG, Completion, answer_choices, complete, format_fault, score_requests, write_texts
+from .grading import TOO_LONG, Completion, answer_choices, complete, format_fault
+from .grading import score_requests, write_texts
 from .grading import NotMeasured, make_metric, mean_metric, read_choices, tally_metric
 from .grammar.pairs import Pair, minimal_pairs
 from .intervals import Tally
