@@ -9,8 +9,8 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount
-from hebrewgpt_nb.bundle import find_bundle, load_bundle, read_config
-from hebrewgpt_nb.core import UserError, append_line, pick_device, read_json, resolve
+from hebrewgpt_nb.bundle import SAMPLING, find_bundle, load_bundle, read_config
+from hebrewgpt_nb.core import SHIPPED, UserError, append_line, pick_device, read_json, resolve
 from hebrewgpt_nb.engine.cpu import MATVEC_MAX_ROWS
 from hebrewgpt_nb.metrics import repetition_rate
 from hebrewgpt_nb.model import count_parameters
@@ -56,10 +56,11 @@ class Bot:
         self.folder, device = find_bundle(path), pick_device(device)
         if dtype == "auto": dtype = None if device == "cuda" else "int8" if count_parameters(read_config(self.folder)) > 50e6 else "float32"
         self.model, self.tok = load_bundle(path, device, dtype)
-        written = read_json(self.folder/"generation.json")
+        file = self.folder/"generation.json" # a folder of `transformers` has none
+        written = read_json(file) if file.exists() else dict(info={}, sampling=SAMPLING)
         self.info, self.sampling, self.context = written["info"], written["sampling"], self.model.cfg.context
         self.run = self.folder.parent if self.folder.name == "bundle" else self.folder
-        self.name = "-".join(self.run.parts[-2:])
+        self.name = str(path) if str(path) in SHIPPED else "-".join(self.run.parts[-2:])
         self.scheduler = Scheduler(self.model, self.tok, batch, queue=MAX_WAITING, max_new_tokens=MAX_NEW, max_seconds=MAX_SECONDS)
 
     def way(self, chosen: str) -> str:
@@ -373,7 +374,7 @@ def sampling_controls(bot: Bot) -> list: # as of `NAMES`
 def build_app(paths: list[str], log: str="runs/app", device: str="auto", dtype: str="auto", batch: int=MATVEC_MAX_ROWS) -> gr.Blocks: # bundles, or runs that hold them; raises `UserError`
     "The page with its four tabs."
     bots = load_bots(paths, device, dtype, batch)
-    desk, first, last = Desk(bots, resolve(log)), list(bots)[0], list(bots)[-1]
+    desk, first, last = Desk(bots, resolve(log)), list(bots)[0], list(bots)[:2][-1]
     with gr.Blocks(title="HebrewGPT", analytics_enabled=False) as app:
         with gr.Row(elem_id="top"):
             gr.HTML("<h1>HebrewGPT</h1>", apply_default_css=False)
@@ -461,10 +462,9 @@ def serve_programs(bots: dict):
 
 def serve(bundles: list[str], log: str, device: str, dtype: str, batch: int, auth: str, host: str, port: int, share: bool):
     "Load the models and serve the page until it is stopped; raises `UserError`."
-    run = next((r for r in ("runs/mini", "runs/demo-data", "runs/demo") if (resolve(r)/"sft"/"bundle").exists()), None)
-    if not run and not bundles: raise UserError("no model in runs/demo: run `make demo` first, or name a bundle")
+    made = [f"runs/{name}/{part}" for name in ("mini", "demo-data", "demo") for part in ("sft", "pretrain") if (resolve(f"runs/{name}/{part}")/"bundle").exists()]
     if auth and ":" not in auth: raise UserError(f"auth is {auth!r}: give NAME:PASSWORD")
-    app = build_app(bundles or [f"{run}/sft", f"{run}/pretrain"], log, device, dtype, batch)
+    app = build_app(bundles or ["mini", "mini-base", *made], log, device, dtype, batch)
     try: app.launch(server_name=host, server_port=port, auth=tuple(auth.split(":", 1)) if auth else None, theme=THEME, css=(HERE/"page.css").read_text(), head=HEAD, i18n=i18n, footer_links=[], share=share, ssr_mode=False, app_kwargs=dict(middleware=[Middleware(Door, app, auth)], routes=[Mount("/v1", make_api(app.served))]), state_session_capacity=MAX_SESSIONS, enable_monitoring=False, quiet=True, prevent_thread_lock=True)
     except (OSError, OverflowError) as e: raise UserError(f"cannot serve on {host}:{port} ({e})".replace("\n", " ")) from None
     print(f"http://{host}:{port}", flush=True)
@@ -472,7 +472,7 @@ def serve(bundles: list[str], log: str, device: str, dtype: str, batch: int, aut
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("bundles", nargs="*", help="bundles, or runs that hold one; the first answers (default: those of the demo)")
+    parser.add_argument("bundles", nargs="*", help="bundles, or runs that hold one; the first answers (default: those that come with the workbench, and what was made in runs/)")
     parser.add_argument("--log", default="runs/app", help="folder of likes.jsonl and votes.jsonl (default: %(default)s)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "int8"), help="of the weights; auto: as saved on a GPU, on a CPU int8 for large models, where it is fastest, and float32 for small ones")

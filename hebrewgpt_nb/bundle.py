@@ -16,7 +16,7 @@ from typing import NotRequired, TypedDict
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from .core import UserError, find_folder, pick_device, read_json, resolve, sha256_file
+from .core import UserError, find_folder, find_input, pick_device, read_json, resolve, sha256_file
 from .core import write_folder, write_json
 from .model import HebrewGPT, ModelConfig, check_weights
 from .quantize import make_step, quantize_for_decoding, unpack
@@ -81,7 +81,7 @@ def is_exported(folder: Path) -> bool:
 
 def find_bundle(path: str | Path) -> Path: # a folder that holds the four files, or an exported one
     "The folder of a bundle: a path to it, or to a run that holds `bundle/`; or a folder that `export_hf` wrote."
-    here = resolve(path)
+    here = find_input(path)
     folder = next((f for f in map(find_folder, (here, here/"bundle")) if (f/"config.json").exists()), None)
     if folder is None:
         raise UserError(f"{path}: no bundle there (a folder with config.json, model.safetensors, "
@@ -236,7 +236,7 @@ def fetch_hub(address: str) -> Path: # hf://owner/name
 # %% ../nbs/engine/9_bundle.ipynb #e5f81139
 def is_bundle(path: str | Path) -> bool:
     "Whether a bundle, or a run that holds one, is there."
-    return any((find_folder(place)/"generation.json").exists() for place in (resolve(path), resolve(path)/"bundle"))
+    return any((find_folder(place)/"generation.json").exists() for place in (find_input(path), find_input(path)/"bundle"))
 
 # %% ../nbs/engine/9_bundle.ipynb #5228c9e7
 PUBLISHED = ("model.pt", "model.safetensors", "model.safetensors.index.json")
@@ -257,7 +257,7 @@ def load_model(base: str | Path, # bundle, run, model.pt or .safetensors, folder
                device: str="cpu") -> tuple: # HebrewGPT in evaluation mode, Tokenizer
     "Load a model, however it was published; raises `UserError`."
     hub = str(base).startswith("hf://")
-    model, tok = load_any(fetch_hub(str(base)) if hub else find_folder(resolve(base)))
+    model, tok = load_any(fetch_hub(str(base)) if hub else find_input(base))
     return model.to(pick_device(device)), tok
 
 # %% ../nbs/engine/9_bundle.ipynb #d226cc6d

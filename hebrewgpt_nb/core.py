@@ -280,7 +280,7 @@ def find_folder(path: Path) -> Path:
     return old if old.exists() else path
 
 # %% ../nbs/core/0_core.ipynb #1cd0c8be
-SHIPPED = ("sample", "open") # folders of the package
+SHIPPED = ("sample", "open", "mini", "mini-base") # folders of the package
 
 def find_input(path: str | Path) -> Path:
     "What a parameter reads: a file or folder, else the set of that name that ships with the package."

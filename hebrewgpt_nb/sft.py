@@ -603,7 +603,7 @@ def ways_on(run: str, base: str, method: Method="lora",
     adapter = adapter_lines(shown_path(run), base, given) if method != "full" else []
     at, base = shown_path(run), shown_path(base)
     return [f"model      {at}/bundle", *adapter,
-            f"chat       python apps/app.py --base {base} --instruct {at}",
+            f"chat       python apps/app.py {at} {base}",
             f"evaluate   python -m hebrewgpt_nb.evaluate --run {at}/eval --base {base} --bundle {at}",
             f"in Python  model, tok = load_bundle({at!r})"]
 

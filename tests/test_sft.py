@@ -51,7 +51,7 @@ def test_a_spoiled_run_on_thirty_examples_ends_and_says_worse(tmp_path):
     asked = read_jsonl(tmp_path/"tuned"/"test.jsonl")
     pages = [o["data"]["text/html"] for o in outputs if "text/html" in o.get("data", {})]
     assert any('dir="rtl"' in page and asked[0]["instruction"] in page and "אחרי הכוונון" in page for page in pages)
-    assert any(f"--base {tmp_path}/base --instruct {tmp_path}/tuned" in t for t in plain)
+    assert any(f"app.py {tmp_path}/tuned {tmp_path}/base" in t for t in plain)
     assert load_bundle(tmp_path/"tuned")[0].cfg.context == 256
 
 
@@ -347,7 +347,7 @@ def test_the_command_ends_in_figures_and_in_what_to_do_with_them(base, data, tmp
     assert last.startswith(f"{tmp_path}/run: ") and "finished" not in last
     assert f"trained {result['trained']}" in last and f"end_loss {result['end_loss']:,.4g}" in last and f"base_loss {result['base_loss']:,.4g}" in last
     said = "\n".join(tuning.ways_on(str(tmp_path/"run"), result["base"]))
-    assert f"apps/app.py --base {base} --instruct {tmp_path}/run" in said and ways in said
+    assert f"apps/app.py {tmp_path}/run {base}" in said and ways in said
 
 def test_an_adapter_of_a_copied_base_says_what_it_is_for(tmp_path):
     "Of a folder of transformers, the copy in run/base; and how stock peft comes to it."
