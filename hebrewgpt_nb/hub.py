@@ -6,7 +6,7 @@
 __all__ = ['RepoKind', 'SPACE_APP', 'SPACE_CARD', 'files_to_send', 'reaching', 'hub_address', 'check_equal', 'show_files', 'push',
            'send_files', 'pull', 'pinned', 'check_stock', 'space_files', 'write_space']
 
-# %% ../nbs/release/2_hub.ipynb #8e24c318
+# %% ../nbs/release/2_hub.ipynb #c86d99f9
 import glob, shutil
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from typing import Literal
 from .core import UserError, beside, explain_disk_errors, introduce, reason_of, read_json, replace_folder
 from .core import resolve, write_atomic, write_folder
 
-# %% ../nbs/release/2_hub.ipynb #9734ddfc
+# %% ../nbs/release/2_hub.ipynb #cfe7bcda
 def files_to_send(folder: Path) -> dict[str, int]: # name -> bytes
     "The files of a folder that are no secret; raises `UserError` if there is no card among them."
     if not (folder/"README.md").is_file():
@@ -23,7 +23,7 @@ def files_to_send(folder: Path) -> dict[str, int]: # name -> bytes
     found = {p.relative_to(folder): p for p in sorted(folder.rglob("*")) if p.is_file()}
     return {str(name): p.stat().st_size for name, p in found.items() if not any(part[0] == "." for part in name.parts)}
 
-# %% ../nbs/release/2_hub.ipynb #6ce45914
+# %% ../nbs/release/2_hub.ipynb #228e5305
 @contextmanager
 def reaching(place: str, way_out: str):
     "Within it, an error of the Hub, or of the way there, is one line; raises `UserError`."
@@ -35,7 +35,7 @@ def reaching(place: str, way_out: str):
             cause = e.__cause__ if type(e) is RuntimeError and e.__cause__ else e
             raise UserError(f"{place}: {reason_of(cause)}; {way_out}") from None
 
-# %% ../nbs/release/2_hub.ipynb #939d98ea
+# %% ../nbs/release/2_hub.ipynb #6ef0cb33
 RepoKind = Literal["model", "space"]
 
 def hub_address(repo: str, # user/name
@@ -48,7 +48,7 @@ def hub_address(repo: str, # user/name
     if "/" not in repo: raise UserError(f"{repo}: whose? give it as user/{repo}")
     return f"{constants.ENDPOINT}/{'spaces/' * (kind == 'space')}{repo}"
 
-# %% ../nbs/release/2_hub.ipynb #4e45bbb6
+# %% ../nbs/release/2_hub.ipynb #530de03b
 def check_equal(repo: str, kind: RepoKind, folder: Path, revision: str | None = None):
     "Refuse a folder that lacks files of a repository, or holds others; raises `UserError`."
     from huggingface_hub import HfApi
@@ -59,14 +59,14 @@ def check_equal(repo: str, kind: RepoKind, folder: Path, revision: str | None = 
         raise UserError(f"{folder}: {', '.join(wrong[:3])} not as in {repo}; "
                         "the same command sends or fetches it again")
 
-# %% ../nbs/release/2_hub.ipynb #3aacab7a
+# %% ../nbs/release/2_hub.ipynb #7e2856db
 def show_files(files: dict[str, int], # name -> bytes
                folder: Path, place: str):
     "Print what goes where."
     for name, size in files.items(): print(f"{size:>14,}  {name}")
     print(f"{sum(files.values()):>14,}  bytes in {len(files)} files: {folder.name} -> {place}")
 
-# %% ../nbs/release/2_hub.ipynb #c47c6fe1
+# %% ../nbs/release/2_hub.ipynb #d05d6b71
 def push(folder: str | Path, # as of `export_hf` or `write_space`
          repo: str, # user/name
          kind: RepoKind = "model",
@@ -81,7 +81,7 @@ def push(folder: str | Path, # as of `export_hf` or `write_space`
     else: print("nothing was sent; `send` sends these files")
     return files
 
-# %% ../nbs/release/2_hub.ipynb #812816e9
+# %% ../nbs/release/2_hub.ipynb #f3fa291a
 def send_files(files: dict[str, int], folder: Path, repo: str, kind: RepoKind, private: bool):
     "Send these files of a folder; raises `UserError`."
     from huggingface_hub import HfApi
@@ -92,7 +92,7 @@ def send_files(files: dict[str, int], folder: Path, repo: str, kind: RepoKind, p
                           allow_patterns=[glob.escape(name) for name in files])
         check_equal(repo, kind, folder)
 
-# %% ../nbs/release/2_hub.ipynb #a62e038c
+# %% ../nbs/release/2_hub.ipynb #bbc6be53
 def pull(repo: str, # user/name
          out_dir: str | Path, # new or empty
          kind: RepoKind = "model",
@@ -110,7 +110,7 @@ def pull(repo: str, # user/name
     shutil.rmtree(part/".cache", ignore_errors=True) # what the client noted there
     return replace_folder(part, out)
 
-# %% ../nbs/release/2_hub.ipynb #e600ce4c
+# %% ../nbs/release/2_hub.ipynb #de1774a0
 SPACE_APP = '''"A page to talk to {repo}."
 import os
 from threading import Thread
@@ -146,11 +146,12 @@ def reply(question, history):
 
 
 textbox = gr.Textbox(rtl=True, max_length=4000)
-demo = gr.ChatInterface(reply, title="{title}", chatbot=gr.Chatbot(rtl=True), textbox=textbox)
+demo = gr.ChatInterface(reply, title="{title}", chatbot=gr.Chatbot(rtl=True), textbox=textbox,
+                        api_name="chat")
 if __name__ == "__main__": demo.launch()
 '''
 
-# %% ../nbs/release/2_hub.ipynb #0316ab6b
+# %% ../nbs/release/2_hub.ipynb #740ce802
 SPACE_CARD = """---
 title: {title}
 emoji: 💬
@@ -166,12 +167,12 @@ models:
 A page to talk to [{repo}](https://huggingface.co/{repo}), in Hebrew.
 """
 
-# %% ../nbs/release/2_hub.ipynb #b3d7ec62
+# %% ../nbs/release/2_hub.ipynb #eb86332c
 def pinned(package: str) -> str:
     "The version of a package that is installed here, as `pip` takes it."
     return f"{package}=={version(package).partition('+')[0]}" # without +cpu
 
-# %% ../nbs/release/2_hub.ipynb #171e0177
+# %% ../nbs/release/2_hub.ipynb #d7a0c432
 def check_stock(stock_dir: Path):
     "Refuse a folder that a Space could not chat with; raises `UserError`."
     lacks = [name for name in ("README.md", "config.json", "tokenizer.json") if not (stock_dir/name).is_file()]
@@ -181,7 +182,7 @@ def check_stock(stock_dir: Path):
     has_template = (stock_dir/"chat_template.jinja").is_file() or "chat_template" in read_json(config, dict)
     if not has_template: raise UserError(f"{stock_dir}: its tokenizer has no chat template; export it again")
 
-# %% ../nbs/release/2_hub.ipynb #87152962
+# %% ../nbs/release/2_hub.ipynb #b8dd8bbd
 def space_files(stock: Path, repo: str) -> dict[str, str]: # name -> content
     "The three files of a Space that chats with an exported model."
     from huggingface_hub import RepoCard
@@ -191,7 +192,7 @@ def space_files(stock: Path, repo: str) -> dict[str, str]: # name -> content
     needs = "".join(f"{pinned(package)}\n" for package in ("torch", "transformers"))
     return {"app.py": app, "requirements.txt": needs, "README.md": card}
 
-# %% ../nbs/release/2_hub.ipynb #ca30c04e
+# %% ../nbs/release/2_hub.ipynb #1d8f918b
 def write_space(stock_dir: str | Path, # as of `export_hf`
                 out_dir: str | Path, # replaced if it holds a Space
                 repo: str, # user/name under which the model is, or will be, on the Hub
@@ -206,5 +207,5 @@ def write_space(stock_dir: str | Path, # as of `export_hf`
         for name, content in space_files(stock, repo).items(): write_atomic(part/name, content)
     return out
 
-# %% ../nbs/release/2_hub.ipynb #e22d68a2
+# %% ../nbs/release/2_hub.ipynb #02e9ec3d
 if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

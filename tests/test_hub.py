@@ -109,7 +109,10 @@ def space(tmp_path_factory):
     texts = [r["text"] for p in sorted((sample_dir()/"pretrain").glob("*.train.jsonl")) for r in read_jsonl(p)][::8]
     tok = Tokenizer(train_tokenizer(texts, folder/"tokenizer.model", vocab_size=600))
     model = HebrewGPT(get_preset("tiny", pattern="A", vocab_size=600, context=256)).eval()
+    torch.manual_seed(0)
     for p in model.parameters(): torch.nn.init.normal_(p, mean=float(p.dim() == 1), std=.3 if p.dim() == 1 else p.shape[-1]**-.5)
+    others = [i for i in range(600) if tok.sp.is_control(i) or tok.sp.is_unknown(i) or tok.sp.is_byte(i)]
+    model.tok_emb.weight.data[others] = 0 # it writes whole letters, which both sides show alike
     stock = export_hf(model, tok, folder/"stock", license="apache-2.0")
     if not (stock/"chat_template.jinja").exists():
         (stock/"chat_template.jinja").write_text("{% for m in messages %}{% if m.role == 'user' %}<|instruction|>{{ m.content }}<|input|><|answer|>"
@@ -124,8 +127,6 @@ def test_a_space_says_what_it_needs(space):
     lines = (folder/"requirements.txt").read_text().splitlines()
     assert [Requirement(line).name for line in lines] == ["torch", "transformers"] and all("==" in line for line in lines)
 
-def whole(text): return text.replace("\ufffd", "").strip() # bytes of half a letter are shown there, and not here
-
 def test_a_space_answers_as_the_model_does(space, monkeypatch):
     from gradio_client import Client
     model, tok, stock, folder = space
@@ -139,9 +140,9 @@ def test_a_space_answers_as_the_model_does(space, monkeypatch):
     *_, said = app["reply"](question, [])
     long = [dict(role=role, content=[dict(type="text", text="שלום " * 40)]) for role in ("user", "assistant")] * 3
     *_, behind = app["reply"](question, long) # turns that the context cannot hold are left out
-    assert whole(said) == whole(ours) != "" and isinstance(behind, str)
+    assert said.strip() == ours.strip() != "" and isinstance(behind, str)
     _, url, _ = app["demo"].launch(prevent_thread_lock=True, quiet=True)
-    try: assert whole(Client(url, verbose=False).predict(question, api_name="/chat")) == whole(ours)
+    try: assert Client(url, verbose=False).predict(question, api_name="/chat").strip() == ours.strip()
     finally: app["demo"].close()
 
 def test_a_space_is_for_exports_that_can_be_talked_to(space, tmp_path):
