@@ -106,7 +106,7 @@ def test_a_bundle_is_named_once(app, bundles):
 def test_every_word_is_in_both_languages(app):
     said = set(re.findall(r'say\("(\w+)"', (ROOT/"apps"/"page.js").read_text())) | set(re.findall(r'i18n\("(\w+)"\)|Refusal\("(\w+)"', SCRIPT.read_text()))
     used = {key for found in said for key in ([found] if isinstance(found, str) else found) if key}
-    assert len(used) > 50 and used <= app.WORDS.keys()
+    assert len(used) > 40 and used <= app.WORDS.keys()
     for key, (hebrew, english) in app.WORDS.items():
         assert re.search("[א-ת]", hebrew) or key == "language" or key.startswith(("top_", "min_")), key
         assert english and (key == "language" or not re.search("[א-ת]", english)) and re.findall(r"{\d}", hebrew) == re.findall(r"{\d}", english), key
@@ -634,7 +634,7 @@ def test_tokens_change_while_one_types_and_results_are_a_table(visit):
     page.fill("#text textarea", "")
     page.locator("#text textarea").press_sequentially("וכשהגענו לבית")
     page.wait_for_function("() => document.querySelectorAll('#tokens .piece.prefix').length == 3")
-    assert page.locator("#tokens .counts").inner_text().split()[2:4] == ["2", "מילים"] and page.locator("#tokens .pieces .c0").first.get_attribute("title").startswith("אסימון ")
+    assert page.locator("#tokens .counts").inner_text().split()[2:4] == ["2", "מילים"] and page.locator("#tokens section .pieces .c0").first.get_attribute("title").startswith("אסימון ")
     tab(page, "תוצאות")
     page.locator("#results td").first.wait_for()
     assert "bits per byte" in page.inner_text("#results") and "1.5  (1.4–1.6)" in page.inner_text("#results")
@@ -650,10 +650,10 @@ def test_english_is_one_click_away_and_gradio_s_own_words_are_in_both(visit):
         others = page.inner_text("body")
         if language == "he": assert not re.search(r"[A-Za-z]{3,}", re.sub(r"HebrewGPT|English|top-[pk]|min-p|Enter|Shift|app\d+-\w+", "", others))
         else: assert not re.search("[א-ת]", re.sub("עברית|" + "|".join(page.locator(".chip").all_inner_texts()), "", others))
-        page.context.set_offline(True)
+        page.route("**/queue/data*", lambda route: route.abort())
         say(page, "?", ended=False)
         page.locator(".toast-wrap").get_by_text(error).first.wait_for()
-        page.context.set_offline(False)
+        page.unroute("**/queue/data*")
         page.locator("article.stopped").wait_for() # nothing waits for ever
         page.wait_for_timeout(3000)
         page.get_by_role("button", name="English" if language == "he" else "עברית").click()
