@@ -294,13 +294,12 @@ def fits(component, value) -> bool:
         case gr.Number() | gr.Slider(): return type(value) in (int, float) and component.minimum <= value <= component.maximum
     return True # of an endpoint for programs, which looks for itself
 
-def is_event(data) -> bool:
-    "What page.js tells with an event."
-    match data:
-        case None: return True
-        case {"index": int(n), **more}: return n >= 0 and not more
-        case {"vote": "left" | "right" | "tie" | "bad", **more}: return not more
-    return isinstance(data, dict) and not data
+def is_event(listener, data) -> bool:
+    "Whether page.js could tell this with an event; what Gradio's own components tell is not read here."
+    heard = {name for _, name in listener.targets}
+    if heard & {"like", "received"}: return isinstance(data, dict) and data.keys() == {"index"} and type(data["index"]) is int and data["index"] >= 0
+    if "vote" in heard: return isinstance(data, dict) and data.keys() == {"vote"} and data["vote"] in ("left", "right", "tie", "bad")
+    return True
 
 def in_its_language(send):
     "Sends a page that sets its language and direction before anything else."
@@ -351,7 +350,7 @@ class Door:
         match asked:
             case {"fn_index": int(index), "data": list(data), "session_hash": str(session)} if re.fullmatch(r"[\w-]{1,64}", session, re.ASCII): listener = self.page.fns.get(index)
             case _: listener = None
-        if not (listener and listener.fn and len(data) == len(listener.inputs) and is_event(asked.get("event_data"))): return ("no_request",)
+        if not (listener and listener.fn and len(data) == len(listener.inputs) and is_event(listener, asked.get("event_data"))): return ("no_request",)
         if len(self.page._queue) >= MAX_WAITING: return ("busy",)
         bad = [str(getattr(component, "label", "") or "") for component, value in zip(listener.inputs, data) if not fits(component, value)]
         return ("bad_value", ", ".join(WORDS[key][0] if (key := re.sub(r'.*"key": "(\w+)".*', r"\1", label)) in WORDS else label for label in bad)) if bad else ()
@@ -443,7 +442,9 @@ def tokens_tab(app: gr.Blocks, desk: Desk, first: str, last: str):
     text = gr.Textbox(SENTENCE, label=i18n("text"), lines=3, max_lines=10, elem_id="text")
     with gr.Row(): chosen = [model_choice(desk.bots, name, key) for key, name in (("tokenizer_a", first), ("tokenizer_b", last))]
     cut = shown("tokens", elem_id="tokens")
-    gr.on([app.load, text.input, *(c.input for c in chosen)], lambda text, a, b: tokens(text, desk.bots[a], desk.bots[b]), [text, *chosen], cut, trigger_mode="always_last", **HIDDEN)
+    cutting = dict(fn=lambda text, a, b: tokens(text, desk.bots[a], desk.bots[b]), inputs=[text, *chosen], outputs=cut, **HIDDEN)
+    app.load(**cutting)
+    gr.on([field.change for field in (text, *chosen)], trigger_mode="always_last", **cutting)
 
 def serve_programs(bots: dict):
     "Named endpoints for programs, as of `gradio_client`."
