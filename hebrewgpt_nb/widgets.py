@@ -531,8 +531,8 @@ def reference_losses(model: HebrewGPT, tok: Tokenizer,
                      e: dict) -> torch.Tensor: # (2, n): nats and rank; n = 0: longer than the context
     "What each token of the reference costs, the end token last."
     example = dict(instruction=e["instruction"], input=e["input"], output=e["reference"])
-    pieces, _ = encode_examples(tok, [example], model.cfg.context)
-    return score_pieces(model, pieces)[0] if pieces else torch.zeros(2, 0)
+    piece, = encode_examples(tok, [example], model.cfg.context)
+    return score_pieces(model, [piece])[0] if piece else torch.zeros(2, 0)
 
 # %% ../nbs/08_widgets.ipynb #d9b128bb
 def heat(nats: float) -> str: # a colour that black text can be read on
