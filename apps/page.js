@@ -7,8 +7,9 @@ const say = (key, ...values) => words[key][+english].replace(/\{(\d)\}/g, (_, n)
 const switchLanguage = () => { document.cookie = `lang=${english ? "he" : "en"};path=/;max-age=31536000;samesite=lax`; location.reload() }
 
 // Messages that Gradio has in English alone.
-new MutationObserver(() => document.querySelectorAll(".toast-wrap *").forEach(e => {
-  if (!e.children.length && words[e.textContent]) { const said = say(e.textContent); if (said != e.textContent) e.textContent = said }
+new MutationObserver(() => document.querySelectorAll(".toast-wrap").forEach(toasts => {
+  const texts = document.createTreeWalker(toasts, NodeFilter.SHOW_TEXT)
+  for (let node; node = texts.nextNode();) { const key = Object.keys(words).find(key => key.trim() == node.data.trim()); if (key && say(key) != node.data) node.data = say(key) }
 })).observe(document.documentElement, {childList: true, subtree: true})
 
 function make(tag, attributes = {}, ...children) {
