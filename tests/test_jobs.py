@@ -89,6 +89,7 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before; {endp
                                  width=32, lr=.01, adam_lr=.001, processes=2, device="cpu", dtype="float32"),
     "studies/7_tuning": dict(run="{run}/tuning", base="{run}/base", data="{mine}/asks", lora_rates="", full_rates="0.01", orders="shuffled", seeds=2, rank=2, epochs=2., steps=1,
                              batch_tokens=512, context=128, eval_every=2, examples=8, repeats=3, device="cpu", dtype="bfloat16"),
+    "studies/9_mini": dict(run="{run}/mini", data="{mine}", words=2000, n=50, seed=3),
 }
 
 @pytest.fixture(scope="module")
