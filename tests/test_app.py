@@ -7,8 +7,10 @@ import pytest, torch
 from hebrewgpt_nb.bundle import SAMPLING, load_bundle, save_bundle
 from hebrewgpt_nb.core import UserError, read_jsonl, sample_dir, write_json
 from hebrewgpt_nb.generate import generate
+from hebrewgpt_nb.grading import is_hebrew
 from hebrewgpt_nb.metrics import choice_scores, repetition_rate
 from hebrewgpt_nb.model import HebrewGPT, get_preset
+from hebrewgpt_nb.serve import pieces
 from hebrewgpt_nb.tokenizer import Tokenizer, encode_prompt, measure_tokenizer, train_tokenizer
 
 gr = pytest.importorskip("gradio", reason="the app needs gradio: pip install -e .[app]")
@@ -84,15 +86,19 @@ def test_a_wrong_bundle_is_one_line_and_exit_2(tmp_path):
 
 WHERE = dict(log="runs/app", device="auto", dtype="auto", batch=4, auth="", host="127.0.0.1", port=0, share=False)
 
-def test_without_a_demo_the_error_names_make_demo(app, tmp_path, monkeypatch):
+def test_what_comes_along_is_offered_before_what_was_made(app, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="run `make demo` first"): app.serve([], **WHERE)
+    (tmp_path/"runs"/"demo"/"sft"/"bundle").mkdir(parents=True)
+    def seen(paths, *rest): raise UserError(" ".join(paths))
+    monkeypatch.setattr(app, "build_app", seen)
+    with pytest.raises(UserError, match="^mini mini-base runs/demo/sft$"): app.serve([], **WHERE)
 
-@pytest.mark.parametrize("runs, chosen", [(["demo"], "demo"), (["demo", "demo-data"], "demo-data"), (["demo", "mini"], "mini")])
-def test_the_demo_is_found(app, tmp_path, monkeypatch, runs, chosen):
+def test_the_model_that_comes_along_answers_in_hebrew(app, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for r in runs: (tmp_path/"runs"/r/"sft"/"bundle").mkdir(parents=True)
-    with pytest.raises(UserError, match=f"^runs/{chosen}/sft: no bundle there"): app.serve([], **WHERE)
+    bots = app.load_bots(["mini", "mini-base"], "auto", "auto", 4)
+    assert list(bots) == ["mini", "mini-base"] and sum(f.stat().st_size for bot in bots.values() for f in bot.folder.iterdir()) < 20e6
+    text = "".join(pieces(bots["mini"].scheduler.submit(bots["mini"].prompt("ספרו סיפור על חתול.")[0], 40, seed=0)))
+    assert is_hebrew(text) and len(text.split()) > 5
 
 def test_a_busy_port_is_one_line(app, bundles):
     with socket.create_server(("127.0.0.1", 0)) as busy:
