@@ -13,7 +13,7 @@ import numpy as np
 from .core import find_input
 from .grading import NotMeasured
 from .text.copies import OVERLAP_WORDS, join_texts, ngram_hashes, text_hash, word_hashes
-from .text.records import Quarantine, read_objects, record_files
+from .text.examples import example_files, open_rows
 
 # %% ../nbs/evaluation/5_audits.ipynb #ecda41f0
 from .core import introduce
@@ -91,13 +91,13 @@ class Training:
 
 # %% ../nbs/evaluation/5_audits.ipynb #11d31d4a
 @cache
-def read_training(path: str) -> Training: # of JSON lines, a file or a folder
+def read_training(path: str) -> Training: # of examples, a file or a folder, as the sft stage reads them
     "All texts of training data."
-    rows = (row for file in record_files(path) for row in read_objects(file, Quarantine()))
+    rows = (row for file in example_files(path)[0] for _, _, row in open_rows(file)[1] if isinstance(row, dict))
     return Training([text for row in rows for text in strings_in(row)])
 
 def known_faults(items: list[str], # what each cannot do without
-                 training: str, # JSON lines, a file or a folder; empty: nothing is known of it
+                 training: str, # as of `read_training`; empty: nothing is known of it
                 ) -> list[str]:
     "Whether items stand in what the model was trained on."
     known = read_training(str(find_input(training))).knows(items) if training else []
