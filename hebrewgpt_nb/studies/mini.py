@@ -7,6 +7,7 @@ __all__ = ['CARD', 'as_document', 'open_documents', 'link_files', 'gather', 'row
            'source_rows', 'showcase', 'answers_to', 'source_table', 'answers_page', 'mini_card', 'ship']
 
 # %% ../../nbs/studies/9_mini.ipynb #8f8b3242
+import math
 from collections.abc import Iterator
 from pathlib import Path
 import pyppmd
@@ -113,7 +114,7 @@ model, tok = load_bundle("mini")
 print("".join(chat_reply(model, tok, "ספרו סיפור על כלב רחוב שמצא בית.")))
 ```
 
-What to expect: plain Hebrew in the form of an answer, stories above all. What not to expect: facts. A model of this size keeps the form of an answer better than its sense, contradicts itself, and invents. Do not use it for advice.
+What to expect: plain Hebrew in the form of an answer, stories above all. What not to expect: facts. A model of this size keeps the form of an answer better than its sense, contradicts itself, and invents. It has read {read:.1f} tokens a weight, where twenty are usual: clauses are mostly grammatical, and seldom make sense together. Do not use it for advice.
 
 ## How it was made
 
@@ -132,7 +133,7 @@ Documents and examples that share text with an evaluation set, or with the promp
 
 ## Twenty prompts
 
-Fixed before any training, kept out of it; sampled once with the app's own settings ({sampling}) and seed 0. None was chosen or changed.
+Fixed before any training, kept out of it; sampled once as the app samples (temperature {temperature}, top-p {top_p}, {max_new_tokens} tokens at most), with seed 0. None was chosen or changed.
 
 {answers}
 """
@@ -151,10 +152,11 @@ def mini_card(run: Path, model: HebrewGPT, tok: Tokenizer) -> str: # Markdown
     key, tuned = read_json(run/"pretrain"/"done.json")["key"], read_json(run/"sft"/"done.json")
     phases = "; ".join(f"phase {r['phase']}: {r['train examples']:,} examples, {r['steps']} steps" for r in tuned["result"]["phases"])
     shape = {name: getattr(model.cfg, name) for name in ("depth", "width", "pattern", "context", "vocab_size")}
-    read = {name: key[name] for name in ("steps", "batch_tokens")}
-    return CARD.format(parameters=count_parameters(model.cfg), tokens=key["steps"] * key["batch_tokens"], **shape, **read,
+    spent = {name: key[name] for name in ("steps", "batch_tokens")}
+    tokens, size = math.prod(spent.values()), count_parameters(model.cfg)
+    return CARD.format(parameters=size, tokens=tokens, read=tokens / size, **shape, **spent, **SAMPLING,
                        tuning=f"peak rate {tuned['key']['lr']}; {phases}", sources=source_table(source_rows(run)),
-                       report=read_whole(run/"eval"/"report.md").decode(), sampling=SAMPLING,
+                       report=read_whole(run/"eval"/"report.md").decode(),
                        answers=answers_page(showcase(), answers_to(model, tok, showcase())))
 
 def ship(run: InputPath = "runs/mini", # of the chain
