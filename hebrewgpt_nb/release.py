@@ -321,9 +321,10 @@ def read_sources(data: str) -> dict: # empty if nothing is given
 def read_metrics(report: str, role: str) -> dict: # empty if nothing is given
     "The metrics of a model in the report of `evaluate`; raises `UserError`."
     if not report: return {}
-    found = read_json(resolve(report)/"report.json", dict).get(role)
-    if isinstance(found, dict) and isinstance(found.get("metrics"), dict): return found["metrics"]
-    raise UserError(f"{report}: its report.json has no metrics of the {role} model; give a run of evaluate")
+    file = resolve(report)/f"{role}.report.json"
+    found = read_json(file, dict).get("metrics") if file.exists() else None
+    if isinstance(found, dict): return found
+    raise UserError(f"{report}: has no metrics of the {role} model ({file.name}); give a run of evaluate")
 
 # %% ../nbs/07_release.ipynb #dc5d24cd
 def find_model(bundle: str, run: str) -> str:

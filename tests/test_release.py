@@ -675,7 +675,7 @@ def test_the_card_holds_what_the_reports_say(tok, tmp_path):
     metrics = {"bits per byte": dict(value=1.23, unit="bits/byte", better="lower", n={}, error=None), "choices: all": dict(value=.5, unit="share", better="higher", n={}, error=.1),
                "perplexity": dict(value=float("inf"), unit="a token", better="lower", n={}, error=None)}
     (tmp_path/"eval").mkdir(); (tmp_path/"data").mkdir()
-    (tmp_path/"eval"/"report.json").write_text(json.dumps(dict(base=dict(metrics={}), instruct=dict(metrics=metrics))).replace("Infinity", "1e999"))
+    (tmp_path/"eval"/"instruct.report.json").write_text(json.dumps(dict(metrics=metrics)).replace("Infinity", "1e999"))
     (tmp_path/"data"/"report.json").write_text(json.dumps(dict(sources=dict(news=dict(train=dict(documents=12, words=3400, bytes=1))))))
     said = R.release(run=str(tmp_path/"run"), bundle=str(tmp_path/"sft"), model_name="mine", license="mit", data=str(tmp_path/"data"), report=str(tmp_path/"eval"))
     card = ModelCard.load(tmp_path/"run"/"mine"/"README.md")
