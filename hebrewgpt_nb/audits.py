@@ -91,18 +91,19 @@ class Training:
 
 # %% ../nbs/evaluation/5_audits.ipynb #11d31d4a
 @cache
-def read_training(path: str) -> Training: # of examples, a file or a folder, as the sft stage reads them
+def read_training(paths: tuple[str, ...]) -> Training: # files or folders of examples, as the sft stage reads them
     "All texts of training data."
-    rows = (row for file in example_files(path)[0] for _, _, row in open_rows(file)[1] if isinstance(row, dict))
+    files = [file for path in paths for file in example_files(find_input(path))[0]]
+    rows = (row for file in files for _, _, row in open_rows(file)[1] if isinstance(row, dict))
     return Training([text for row in rows for text in strings_in(row)])
 
 def known_faults(items: list[str], # what each cannot do without
-                 training: str, # as of `read_training`; empty: nothing is known of it
+                 training: tuple[str, ...], # as of `read_training`; empty: nothing is known of it
                 ) -> list[str]:
     "Whether items stand in what the model was trained on."
-    known = read_training(str(find_input(training))).knows(items) if training else []
+    known = read_training(training).knows(items) if training else []
     if sum(known) <= FORGIVEN * len(items): return []
-    return [f"{sum(known)} of {len(items)} items are in {training}, such as {items[known.index(True)][:60]!r}"]
+    return [f"{sum(known)} of {len(items)} items are in {', '.join(training)}, such as {items[known.index(True)][:60]!r}"]
 
 # %% ../nbs/evaluation/5_audits.ipynb #c60c89f3
 def refuse(faults: list[str]):

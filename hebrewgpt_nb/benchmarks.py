@@ -24,14 +24,14 @@ from .core import UserError, find_input, sample_dir
 from .audits import constant_faults, copy_faults, known_faults, label_faults, refuse
 from .constraints import grade, read_followed
 from .grading import TOO_LONG, NotMeasured, best_choice, hebrew_share, is_text, mean_metric, parse_question
-from .grading import score_requests, tally_metric, write_texts
+from .grading import no_tick, score_requests, tally_metric, write_texts
 from .instructions.choices import CHOICE_INSTRUCTION, LETTERS, NO_ANSWER, letter_choices
 from .instructions.choices import parse_qa, with_wrong_answers
 from .intervals import Tally
 from .metrics import repetition_rate
 from .references import ANSWER_SCORES, TRANSLATION_SCORES, has_entities, has_foreign_letters
 from .references import loops, score_answer, signatures, translation_tally
-from .tasks import Inputs, Task, TaskResult, no_tick, take_evenly, with_skipped
+from .tasks import Inputs, Task, TaskResult, take_evenly, with_skipped
 from .text.records import as_text, read_checked
 
 # %% ../nbs/evaluation/6_benchmarks.ipynb #e5bbb92e

@@ -39,7 +39,8 @@ def evaluate_bundle(bundle: str | Path, # or a run that holds one, or any model,
                     max_new_tokens: int=60, seed: int=0, # as in `evaluate`
                     device: str="auto", # auto, cpu, cuda
                     dtype: str="auto", # auto (as saved), float32, bfloat16
-                    tests: str="", training: str="", # as in `evaluate`
+                    tests: str="", # as in `evaluate`
+                    training: tuple[str, ...]=(), # as of `Inputs`
                    ) -> dict: # as of `measure`, and what was measured as `model`
     "Measure one model; raises `UserError` for anything missing or torn."
     if generations < 1: raise UserError(f"generations is {generations}: give 1 or more")
@@ -72,7 +73,7 @@ LEGEND = ("Better (▲), worse (▼), no difference that the items could tell (=
 def notes_of(name: str, report: dict) -> list[str]:
     "What a reader must know of a report beside its figures."
     lines = [f"- windows of {report['context']} tokens; {seconds_line(report)}"]
-    known = f"a score of what is in {report['training']} is refused" if report["training"] else "not known"
+    known = f"a score of what is in {', '.join(report['training'])} is refused" if report["training"] else "not known"
     lines.append(f"- what it learned from: {known}")
     if report["faults"]: lines.append(f"- answers that do not keep the form: {list_counts(report['faults'])}")
     lines += [f"- not measured: {what.rstrip(': ')}, {why}" for what, why in report["left_out"].items()]
@@ -120,14 +121,13 @@ def find_test(sft: str, bundle: str) -> Path:
                     "give the run of the sft stage, whose test examples the model never saw")
 
 # %% ../nbs/06_eval.ipynb #33bb8bfa
-def training_of(sft: str) -> str: # empty: not known
-    "The examples of a run of the sft stage, where one path leads to them."
+def training_of(sft: str) -> tuple[str, ...]: # empty: not known
+    "Where the examples of a run of the sft stage are; those of the hub are not searched."
     stamp = read_stamp(sft)
-    if not stamp: return ""
+    if not stamp: return ()
     given = [stamp["key"].get(name, "") for name in ("phase1", "phase2", "data")]
-    here = find_input(next(filter(None, given), sample_dir()))
-    if not here.exists(): return "" # a data set of the hub
-    return str(here/"sft" if (here/"sft").is_dir() else here)
+    here = [find_input(place) for place in filter(None, given)] or [sample_dir()]
+    return tuple(str(p/"sft" if (p/"sft").is_dir() else p) for p in here if p.exists())
 
 # %% ../nbs/06_eval.ipynb #56c691d6
 def model_context(bundle: str | Path) -> int:
@@ -191,8 +191,8 @@ def evaluate(run: RunFolder = "runs/nb/eval", # where to write: report.md, repor
     models = models_of(run, base, bundle, model, device := pick_device(device))
     test = "" if model and not sft else str(find_test(sft, models["instruct"] if not model else ""))
     context = 0 if model else window(*map(model_context, models.values()))
-    training = training or training_of(sft or models.get("instruct", model))
-    inputs = Inputs(data, test, choices, examples, generations, max_new_tokens, seed, context, tests, training)
+    known = (training,) if training else training_of(sft or models.get("instruct", model))
+    inputs = Inputs(data, test, choices, examples, generations, max_new_tokens, seed, context, tests, known)
     reports = evaluate_all(work_folder(run), models, inputs, device, dtype)
     if not model: check_explained(**reports)
     return headline_values(write_reports(work_folder(run), reports, others), list(models))

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Prompt', 'HEADING', 'TOO_LONG', 'BATCH', 'standard_error', 'make_metric', 'tally_metric', 'mean_metric',
-           'NotMeasured', 'prompt_ids', 'score_requests', 'request_piece', 'score_after', 'by_prompt', 'score_bundled',
-           'is_text', 'parse_question', 'read_choices', 'ask_choice', 'choice_prompt', 'best_choice', 'grade_choice',
-           'answer_choices', 'group_accuracy', 'accuracy_by_group', 'choice_accuracy', 'Completion', 'finish_reason',
-           'complete', 'hebrew_share', 'is_hebrew', 'format_fault', 'has_room', 'write_texts', 'complete_batch',
-           'write_bundled']
+           'NotMeasured', 'no_tick', 'prompt_ids', 'score_requests', 'request_piece', 'score_after', 'by_prompt',
+           'score_bundled', 'is_text', 'parse_question', 'read_choices', 'ask_choice', 'choice_prompt', 'best_choice',
+           'grade_choice', 'answer_choices', 'group_accuracy', 'accuracy_by_group', 'choice_accuracy', 'Completion',
+           'finish_reason', 'complete', 'hebrew_share', 'is_hebrew', 'format_fault', 'has_room', 'write_texts',
+           'complete_batch', 'write_rows', 'write_bundled']
 
 # %% ../nbs/evaluation/1_grading.ipynb #c3669e2a
 import math, re
@@ -68,6 +68,8 @@ Prompt = str | dict # a text to go on from; or instruction, and perhaps input, a
 class NotMeasured(UserError):
     "Why a task has no score: the model cannot do what it asks, or its items are not sound."
 
+def no_tick(n: int): "Show no progress."
+
 def prompt_ids(tok, prompt: Prompt) -> list[int]:
     "A prompt as ids of this project's models."
     if isinstance(prompt, str): return [tok.bos_id, *tok.encode(prompt)]
@@ -77,7 +79,7 @@ def prompt_ids(tok, prompt: Prompt) -> list[int]:
 @singledispatch
 def score_requests(model, tok,
                    requests: list[tuple[Prompt, str]], # each text as what follows its prompt; its end is not scored
-                   tick=lambda n: None, # called with the number of requests done
+                   tick=no_tick, # called with the number of requests done
                   ) -> list[Scores | None]: # one a request: `-nats` is its log-likelihood; None: too long
     "How likely texts are after prompts; raises `NotMeasured` for a model that gives no likelihoods."
     raise NotMeasured(f"{type(model).__name__} gives no likelihoods")
@@ -113,7 +115,7 @@ def by_prompt(tok, requests: list[tuple[Prompt, str]], context: int) -> dict: # 
     return found
 
 @score_requests.register(HebrewGPT)
-def score_bundled(model, tok, requests, tick=lambda n: None) -> list[Scores | None]:
+def score_bundled(model, tok, requests, tick=no_tick) -> list[Scores | None]:
     "`score_requests` of this project's models."
     alone, scored = {}, {}
     for before, texts in by_prompt(tok, requests, model.cfg.context).items():
@@ -172,7 +174,7 @@ def grade_choice(q: dict, scores: list[Scores], # of n answers, then of n texts
                 answered=letter_choices(q["choices"])[answer], gold=letter_choices(q["choices"])[right])
 
 def answer_choices(model, tok, questions: list[dict], # from `read_choices`
-                   tick=lambda n: None, # called with the number of questions done
+                   tick=no_tick, # called with the number of questions done
                   ) -> list[dict]: # as of `grade_choice`; none for a question too long
     "Let the model choose."
     each = [[*letter_choices(q["choices"]), *q["choices"]] for q in questions]
@@ -203,7 +205,7 @@ def accuracy_by_group(graded: list[dict], questions: list[dict]) -> dict: # `all
 
 # %% ../nbs/evaluation/1_grading.ipynb #e79cc125
 def choice_accuracy(model, tok, questions: list[dict], # from `read_choices`
-                    tick=lambda n: None, # called with 1 after each question
+                    tick=no_tick, # called with 1 after each question
                    ) -> dict: # group, and `all` -> as of `group_accuracy`
     "Accuracy on choice questions, scored by likelihood; raises `UserError` if none fits into the context."
     graded, context = answer_choices(model, tok, questions, tick), model.cfg.context
@@ -268,7 +270,7 @@ def has_room(ids: list[int], max_new_tokens: int, context: int) -> bool: return 
 def write_texts(model, tok,
                 prompts: list[Prompt],
                 max_new_tokens: int,
-                tick=lambda n: None, # called with the number of prompts done
+                tick=no_tick, # called with the number of prompts done
                ) -> list[Completion]: # one a prompt; `TOO_LONG` where prompt and answer do not fit into the context
     "What the model writes after prompts, greedy and without penalties."
     raise NotMeasured(f"{type(model).__name__} does not write")
@@ -289,17 +291,23 @@ def complete_batch(model, tok, rows: list[list[int]], # prompts, each with room 
 # %% ../nbs/evaluation/1_grading.ipynb #4fb3fd98
 BATCH = 32 # prompts decoded together
 
-@write_texts.register(HebrewGPT)
-def write_bundled(model, tok, prompts, max_new_tokens, tick=lambda n: None) -> list[Completion]:
-    "`write_texts` of this project's models."
-    rows = [prompt_ids(tok, p) for p in prompts]
+def write_rows(model, tok, rows: list[list[int]], # prompts
+               max_new_tokens: int,
+               complete_some, # as `complete_batch`
+               tick) -> list[Completion]: # `TOO_LONG` where there is no room
+    "Complete prompts, those of about one length together."
     written = {n: TOO_LONG for n, ids in enumerate(rows) if not has_room(ids, max_new_tokens, model.cfg.context)}
     tick(len(written))
     left = sorted(set(range(len(rows))) - set(written), key=lambda n: len(rows[n]))
     for some in (left[i:i + BATCH] for i in range(0, len(left), BATCH)):
-        written |= zip(some, complete_batch(model, tok, [rows[n] for n in some], max_new_tokens))
+        written |= zip(some, complete_some(model, tok, [rows[n] for n in some], max_new_tokens))
         tick(len(some))
     return [written[n] for n in range(len(rows))]
+
+@write_texts.register(HebrewGPT)
+def write_bundled(model, tok, prompts, max_new_tokens, tick=no_tick) -> list[Completion]:
+    "`write_texts` of this project's models."
+    return write_rows(model, tok, [prompt_ids(tok, p) for p in prompts], max_new_tokens, complete_batch, tick)
 
 # %% ../nbs/evaluation/1_grading.ipynb #9b73e402
 if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

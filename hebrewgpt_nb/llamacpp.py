@@ -168,7 +168,7 @@ def fill(writer, # GGUFWriter
 # %% ../nbs/release/1_llamacpp.ipynb #9747413a
 def check_gguf(model: HebrewGPT, tok: Tokenizer, kind: str):
     "Refuse what cannot be written; raises `UserError`."
-    if not find_spec("gguf"): raise UserError("no Python package `gguf` here: pip install 'hebrewgpt_nb[gguf]'")
+    need_gguf()
     if kind not in FILE_TYPES: raise UserError(f"kind is {kind!r}: choose one of {', '.join(FILE_TYPES)}")
     pieces = model.cfg.vocab_size
     if tok.vocab_size == pieces: return

@@ -568,7 +568,8 @@ def load_adapted(adapter: str | Path, # the folder that `sft` wrote
 def save_tuned(adapted, # the peft model, or the model itself where all of it was tuned
                tok: Tokenizer, p: SimpleNamespace, base: str, # what it is called
                place: Path, # where it lies
-               report: list[dict]):
+               report: list[dict],
+               turns: int=1): # of the longest conversation that was learned from
     "Write metrics.jsonl, adapter/ and the merged model as bundle/."
     run, lines = resolve(p.run), []
     for number in [row["phase"] for row in report]:
@@ -577,7 +578,8 @@ def save_tuned(adapted, # the peft model, or the model itself where all of it wa
     write_atomic(run/"metrics.jsonl", "\n".join(lines) + "\n")
     if p.method == "full": model = adapted.to(weight_shapes(find_bundle(place)/"model.safetensors")["ln_f.weight"].dtype)
     else: model, _ = load_adapted(save_adapter(adapted, p, base, base_sha(place), report), place)
-    save_bundle(model, tok, run/"bundle", stage="sft", base=str(base), method=p.method, rank=p.rank, phases=report)
+    about = dict(method=p.method, rank=p.rank, phases=report, turns=turns)
+    save_bundle(model, tok, run/"bundle", stage="sft", base=str(base), **about)
 
 # %% ../nbs/05_sft.ipynb #7d6d4d8d
 def shown_path(path: str | Path) -> str: # short within the project, else absolute
@@ -649,7 +651,8 @@ def tune(p: SimpleNamespace) -> dict: # parameters of the stage -> its result
     torch.manual_seed(p.seed)
     adapted = prepare(model, p)
     report = tune_phases(model, tok, phases, p, checkpoint_key(p, place, phases))
-    save_tuned(adapted, tok, p, base, place, report)
+    turns = max(len(turns_in(e)) for phase in phases for e in phase.train)
+    save_tuned(adapted, tok, p, base, place, report, turns)
     told = dict(quarantined=aside.counts, notes=account.pop("notes") + notes, data=account, base=base)
     return dict(phases=report) | told | figures(model, report)
 

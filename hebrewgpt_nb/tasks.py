@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Scored', 'LEAST_PAIRS', 'TASKS', 'take_evenly', 'find_choices', 'read_valid', 'by_source', 'first_words', 'Inputs',
-           'TaskResult', 'Task', 'no_tick', 'text_ids', 'bits_and_bytes', 'source_metrics', 'token_metrics',
-           'text_metrics', 'with_skipped', 'answer_metrics', 'repetition', 'continuation_metrics', 'grade_reply',
-           'shown_answer', 'reply_metrics', 'accuracy_metrics', 'choice_metrics', 'prefer_right', 'fits', 'pair_share',
-           'pair_metrics', 'count_items', 'headlines', 'read_once', 'run_task', 'measure']
+           'TaskResult', 'Task', 'text_ids', 'bits_and_bytes', 'source_metrics', 'token_metrics', 'text_metrics',
+           'with_skipped', 'answer_metrics', 'repetition', 'continuation_metrics', 'grade_reply', 'shown_answer',
+           'reply_metrics', 'accuracy_metrics', 'choice_metrics', 'prefer_right', 'fits', 'pair_share', 'pair_metrics',
+           'count_items', 'headlines', 'read_once', 'run_task', 'measure']
 
 # %% ../nbs/evaluation/2_tasks.ipynb #c8de9d0a
 import itertools, math, time
@@ -23,7 +23,7 @@ from .text.examples import parse_row
 from .text.records import Quarantine, read_checked, read_records, source_files
 from .grading import TOO_LONG, Completion, answer_choices, complete, format_fault
 from .grading import score_requests, write_texts
-from .grading import NotMeasured, make_metric, mean_metric, read_choices, tally_metric
+from .grading import NotMeasured, make_metric, mean_metric, no_tick, read_choices, tally_metric
 from .grammar.pairs import Pair, minimal_pairs
 from .intervals import Tally
 from .metrics import Scores, repetition_rate, score_each_text, score_examples
@@ -85,7 +85,7 @@ class Inputs:
     seed: int = 0 # of the continuations
     context: int = 0 # tokens a window; 0: the model's own
     tests: str = "" # files of benchmarks, a folder or one of them; empty: the small ones that come with the package
-    training: str = "" # what the models were tuned on, to be searched for the items; empty: not known
+    training: tuple[str, ...] = () # what the models were tuned on, to be searched for the items; empty: not known
     long_tokens: int = 120 # tokens of an answer that should be long
     quarantine: Quarantine = field(default_factory=Quarantine) # takes the bad lines
     @cached_property
@@ -116,8 +116,6 @@ class Task:
     read: Callable # inputs -> list of items, each a unit of progress; of an empty list nothing is measured
     run: Callable # model, tok, items, inputs, tick -> TaskResult; calls `tick` with the number of items done
     headlines: tuple[str, ...] = () # those of its metrics that the stage returns
-
-def no_tick(n: int): "Show no progress."
 
 # %% ../nbs/evaluation/2_tasks.ipynb #1c39e079
 Scored = dict[str, list[Scores]] # source -> of each text

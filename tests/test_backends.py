@@ -121,6 +121,11 @@ def test_a_tokenizer_that_loses_text_has_no_bits_per_byte(place):
 
 # --- lm-eval ---------------------------------------------------------------------------------------
 
+def test_what_ships_is_opened_by_its_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, tok = B.open_any("mini")
+    assert B.describe(model, "mini")["parameters"] == 5_716_784 and tok.vocab_size == 8192
+
 def test_lm_eval_finds_the_same_of_the_twin_by_its_own_model(place):
     "Its HFLM on the twin, our adapter on the bundle, and ours without it: pairs and texts."
     pytest.importorskip("lm_eval")

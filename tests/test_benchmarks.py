@@ -1,6 +1,6 @@
 "Benchmarks: known answers score what they must, others' libraries agree, and what is not sound has no score."
 import json, random
-import pytest
+import pandas as pd, pytest
 from rapidfuzz import fuzz, process
 from sacrebleu.metrics import BLEU, CHRF
 import hebrewgpt_nb.benchmarks as B, hebrewgpt_nb.constraints as C, hebrewgpt_nb.grading as G, hebrewgpt_nb.references as R
@@ -243,8 +243,9 @@ def test_unsound_labels_have_no_score(tmp_path, small, made, why):
 def test_who_was_trained_on_the_test_has_no_score(tmp_path, small):
     planted = read_jsonl(sample_dir()/"eval"/"sentiment_sample.jsonl")[3]["text"]
     write_records(tmp_path/"train.jsonl", [dict(instruction="מה דעתכם?", input=f"תגובה: {planted}", output="חיובי"), dict(instruction=FOLLOW[7], input="", output="טוב")])
-    kind = LABELS["sentiment"]
-    for training, refused in (("", False), (str(tmp_path/"train.jsonl"), True)):
+    pd.DataFrame(read_jsonl(tmp_path/"train.jsonl")).to_csv(tmp_path/"train.csv", index=False)
+    kind, other = LABELS["sentiment"], str(sample_dir()/"sft")
+    for training, refused in (((), False), ((other,), False), ((str(tmp_path/"train.jsonl"),), True), ((other, str(tmp_path/"train.csv")), True)):
         inputs = Inputs(training=training, generations=20)
         found = run_task(next(t for t in B.BENCHMARKS if t.name == "sentiment"), Likes(lambda p, t: len(t)), None, B.read_labelled(kind, inputs), inputs)
         assert bool(found.metrics) is not refused and ("items are in" in str(found.left_out)) is refused

@@ -123,6 +123,10 @@ def test_a_conversation_longer_than_the_context_keeps_the_turns_that_fit(tok, tm
     everything = phase.train + phase.valid + phase.test
     assert phase.cut == len(everything) == 8 and not phase.left_out
     assert all(1 < len(e["earlier"]) < 8 and len(encode_example(tok, e)[0]) <= 128 for e in everything)
+    base = str(save_bundle(small("AM", vocab_size=VOCAB), tok, tmp_path/"base"))
+    sft(run=str(tmp_path/"run"), base=base, data=str(tmp_path/"talk.jsonl"), **QUICK)
+    told = json.loads((tmp_path/"run"/"bundle"/"generation.json").read_text())["info"]
+    assert 1 < told["turns"] < 9 # what the app goes by
 
 @pytest.mark.parametrize("messages, reason", [
     ([dict(role="tool", content="{}")], "another role"), ([dict(role="assistant", content="שלום")], "begins with an answer"), ([dict(role="user", content="שלום")], "without an answer"),

@@ -132,12 +132,16 @@ def test_a_wheel_carries_library_and_sample(tmp_path):
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)], check=True, cwd=tmp_path)
     wheel, = tmp_path.glob("hebrewgpt_nb-*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path/"site"), str(wheel)], check=True, cwd=tmp_path)
-    code = "import hebrewgpt_nb, hebrewgpt_nb.data as d; print(hebrewgpt_nb.__file__); print(d.prepare_data(run='data')['train_documents'])"
+    code = """
+import hebrewgpt_nb, hebrewgpt_nb.data
+from hebrewgpt_nb.bundle import load_bundle
+print(hebrewgpt_nb.__file__, hebrewgpt_nb.data.prepare_data(run="data")["train_documents"], load_bundle("mini")[1].vocab_size)
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path/"site"), "HEBREWGPT_QUIET": "1"})
     assert done.returncode == 0, done.stderr
-    file, documents = done.stdout.split()
-    assert file.startswith(str(tmp_path)) and int(documents) > 50
-    assert {"sample", "open", "grammar"} <= {p.name for p in (tmp_path/"site"/"hebrewgpt_nb").iterdir()} and wheel.stat().st_size < 5_000_000
+    file, documents, pieces = done.stdout.split()[-3:]
+    assert file.startswith(str(tmp_path)) and int(documents) > 50 and int(pieces) == 8192
+    assert {"sample", "open", "grammar", "mini", "mini-base"} <= {p.name for p in (tmp_path/"site"/"hebrewgpt_nb").iterdir()} and wheel.stat().st_size < 20_000_000
 
 
 def test_the_sample_is_what_it_says():
