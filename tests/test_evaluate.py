@@ -298,7 +298,7 @@ def test_what_an_audit_refuses_has_no_score(place, tmp_path):
     assert "inverted" in found["inverted"]["left_out"]["sentiment: films"]
     asked = [dict(instruction="איזו נכונה?", input=item_text(q), output=q["choices"][0]) for q in G.read_choices(place/"choices_few.jsonl")]
     (tmp_path/"learned.jsonl").write_text("".join(json.dumps(e) + "\n" for e in asked))
-    known = alone(place, place/"base", training=str(tmp_path/"learned.jsonl"))
+    known = alone(place, place/"base", training=(str(tmp_path/"learned.jsonl"),))
     assert not any(name.startswith("questions") for name in known["metrics"]) and "refused" in known["left_out"]["questions: choice"]
 
 @pytest.mark.parametrize("content, message", [("{", "not valid JSON"), ('{"model": {"name": "a"}}', "missing"), ("[]", "expected dict")])
