@@ -9,10 +9,10 @@ __all__ = ['Order', 'Method', 'EIGHTHS', 'SHORT', 'WINDOW', 'TARGETS', 'MAMBA_TA
            'adapted_modules', 'expected_modules', 'add_lora', 'halve_frozen', 'kept_by_block', 'tuning_memory',
            'estimate_tuning', 'Phase', 'usable_examples', 'keep_apart', 'plan_phases', 'left_out_text', 'plan_notes',
            'find_evaluations', 'prepare_examples', 'deal', 'arrange', 'answer_validator', 'count_steps', 'tune_phase',
-           'base_sha', 'checkpoint_key', 'load_base', 'prepare', 'toy_parameters', 'base_bundle', 'licences_of',
-           'adapter_card', 'MadeFor', 'save_adapter', 'load_adapted', 'save_tuned', 'shown_path', 'adapter_lines',
-           'ways_on', 'held_out_losses', 'tune_phases', 'figures', 'tune', 'earlier_phases', 'sft', 'score_and_answer',
-           'verdict', 'compare_row', 'compare_groups', 'answer_text']
+           'unlearn_loops', 'base_sha', 'checkpoint_key', 'load_base', 'prepare', 'toy_parameters', 'base_bundle',
+           'licences_of', 'adapter_card', 'MadeFor', 'save_adapter', 'load_adapted', 'save_tuned', 'shown_path',
+           'adapter_lines', 'ways_on', 'held_out_losses', 'tune_phases', 'figures', 'tune', 'earlier_phases', 'sft',
+           'score_and_answer', 'verdict', 'compare_row', 'compare_groups', 'answer_text']
 
 # %% ../nbs/05_sft.ipynb #bc5ab478
 import hashlib, json, math, random, shlex
@@ -43,6 +43,7 @@ from .text.records import Quarantine, print_quarantined, put_aside_text, write_r
 from .training.loop import Training, autocast, compute_dtype, fit, trainable_parameters
 from .training.optim import make_optimizer, schedule
 from .training.rows import Batch
+from .unlikelihood import WithOwnAnswers, reads_unwanted
 from .instructions.mix import TASKS, TaskMixture, draw_epoch, readings, task_weights
 from .tokenizer import HEADINGS, Tokenizer, encode_prompt
 from .model import HebrewGPT, ModelConfig, count_parameters, forward_flops
@@ -435,6 +436,22 @@ def tune_phase(net: HebrewGPT, # what learns in it is tuned
     epochs = round(t.step / len(batches.steps(0)), 2)
     return dict(phase=number, **phase.counts(), steps=t.step, epochs=epochs, stopped_early=t.stopped, val_loss=t.best)
 
+# %% ../nbs/05_sft.ipynb #7a11c002
+def unlearn_loops(net: HebrewGPT, tok: Tokenizer, phases: list[Phase], p: SimpleNamespace, # parameters of the stage
+                  key: dict) -> int: # steps
+    "Train on all examples, with what the model repeats in its own answers as unwanted."
+    examples = [e for phase in phases for e in phase.train]
+    weights, device = task_weights(p.mixture, {e["task"] for e in examples}), pick_device(p.device)
+    rows = max(1, p.batch_tokens // p.context)
+    batches = ExampleBatches(tok, examples, p.context, rows, p.seed, p.forward_tokens, weights)
+    own = WithOwnAnswers(net, tok, batches, examples, tokens=min(100, p.context // 2), seed=p.seed)
+    training = Training(net, make_optimizer("adamw", net, adam_lr=p.lr / 3, weight_decay=0.))
+    with reads_unwanted(net):
+        t = fit(training, own, resolve(p.run)/"unlearning", key | {"phase": "unlearning"}, p.unlearn,
+                lambda step: schedule(step, p.unlearn, "cosine", p.warmup), save_every=p.save_every, seed=p.seed,
+                device=device, dtype=p.dtype, what="unlearning loops")
+    return t.step
+
 # %% ../nbs/05_sft.ipynb #5b356101
 NOT_IN_KEY = ("run", "licences", "base", "data", "phase1", "phase2", "columns", "split", # of the inputs, the checksums count
               "device", "save_every")
@@ -618,9 +635,10 @@ def held_out_losses(net: HebrewGPT, tok: Tokenizer, phases: list[Phase], p: Simp
 
 def tune_phases(net: HebrewGPT, tok: Tokenizer, phases: list[Phase], p: SimpleNamespace, # parameters of the stage
                 key: dict) -> list[dict]: # the report, a line a phase
-    "Train on the phases, one after the other."
+    "Train on the phases, one after the other, and against loops."
     before = held_out_losses(net, tok, phases, p)
     report = [tune_phase(net, tok, n, phase, p, key) for n, phase in enumerate(phases, 1)]
+    if p.unlearn: unlearn_loops(net, tok, phases, p, key)
     after = held_out_losses(net, tok, phases, p)
     return [row | dict(base_loss=b, end_loss=a) for row, b, a in zip(report, before, after)]
 
@@ -660,9 +678,10 @@ def tune(p: SimpleNamespace) -> dict: # parameters of the stage -> its result
 def earlier_phases(run: Path) -> list[Path]: # of a run's folder
     "The folders that a finished run had, and another may lack: of its phases, of the adapter."
     phases = read_json(run/"done.json")["result"].get("phases", [])
-    return [run/f"phase{phase['phase']}" for phase in phases] + [run/"adapter"]
+    return [run/f"phase{phase['phase']}" for phase in phases] + [run/"adapter", run/"unlearning"]
 
-@stage(earlier=earlier_phases, leftovers="phase?/checkpoints/[0-9]*.pt phase?/checkpoints/[0-9]*.json*")
+@stage(earlier=earlier_phases, leftovers="phase?/checkpoints/[0-9]*.pt phase?/checkpoints/[0-9]*.json*"
+       " unlearning/checkpoints/[0-9]*.pt unlearning/checkpoints/[0-9]*.json*")
 def sft(run: RunFolder = "runs/nb/sft", # where to write: phase1/, phase2/, adapter/, bundle/, test.jsonl
         base: InputPath = "", # bundle or run, published weights, what export_hf writes, hf://owner/name; empty: a toy
         data: DataSet = "", # file or folder of examples, or one with sft/ in it, a hub data set, or open; empty: the sample
@@ -684,6 +703,7 @@ def sft(run: RunFolder = "runs/nb/sft", # where to write: phase1/, phase2/, adap
         lr: PositiveFloat = 0.005, # peak, of AdamW
         lr2: NonNegativeFloat = 0.0, # peak in the second phase; 0: lr
         warmup: Share = 0.05, # share of a phase in which the rate rises
+        unlearn: NonNegativeInt = 0, # steps after the phases in which the model learns not to repeat itself
         patience: PositiveInt = 5, # validations without a better loss before a phase stops
         eval_every: PositiveInt = 10, # steps between validations
         save_every: PositiveInt = 10, # steps between checkpoints

@@ -5,7 +5,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIBRARY, NOTEBOOKS = ROOT/"hebrewgpt_nb", ROOT/"nbs"
-DOOR = ["data", "tokenizer", "tokenizer_json", "model", "quantize", "stock", "bundle", "generate", "metrics", "pretrain", "sft",
+DOOR = ["data", "tokenizer", "tokenizer_json", "model", "quantize", "stock", "bundle", "generate", "metrics", "unlikelihood", "pretrain", "sft",
         "intervals", "grading", "making", "tasks", "constraints", "references", "audits", "benchmarks", "backends", "reports", "harness", "evaluate", "llamacpp", "hub", "release", "bench", "serve", "widgets", "jobs"]
 FOLDERS = ["core", "text", "grammar", "instructions", "engine", "training", "door", "studies", "apps"] # each may import from those before it, and from itself
 
@@ -86,7 +86,7 @@ READING = [ # the order in which the notebooks are read
     "grammar.stories", "grammar.exercises", "grammar.pairs", "grammar.plots", "grammar.texts",
     "instructions.choices", "instructions.sets", "instructions.mix",
     "engine.scan", "engine.cpu", "engine.fused", "engine.loss", "engine.blocks", "model", "quantize", "stock", "bundle", "generate", "metrics",
-    "training.rows", "training.optim", "training.checkpoint", "training.loop", "pretrain", "sft",
+    "training.rows", "training.optim", "training.checkpoint", "training.loop", "unlikelihood", "pretrain", "sft",
     "intervals", "grading", "making", "tasks", "constraints", "references", "audits", "benchmarks", "backends", "reports", "harness", "evaluate", "llamacpp", "hub", "release", "bench", "serve", "widgets", "jobs"]
 
 def test_the_reading_order_names_every_module():
