@@ -13,7 +13,7 @@ from hebrewgpt_nb.tokenizer import Tokenizer, train_tokenizer
 from chat_server import chat
 
 ROOT, BIN = Path(__file__).parents[1], Path(sys.executable).parent
-PAGE_SIZES = dict(steps=2, batch_tokens=256, forward_tokens=256, context=128, eval_every=1, save_every=1, seeds=1, width=64,
+PAGE_SIZES = dict(steps=2, batch_tokens=256, forward_tokens=256, context=128, eval_every=1, save_every=1, unlearn=2, seeds=1, width=64,
                   examples=4, generations=2, max_new_tokens=5, prefill=32, prompt=8, new=2, repeats=5, threads=1, count=1, words=5000, n=100)
 
 
@@ -75,7 +75,7 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before; {endp
                         checkpoints="{run}/elsewhere", processes=2, fsdp=True, deterministic=True, compiled=False, device="cpu", dtype="bfloat16"),
     "04_pretrain:compiled": dict(run="{run}/compiled", data="{run}/data", tokenizer="{run}/tokenizer/tokenizer.model", steps=1, batch_tokens=256, context=128, compiled=True),
     "05_sft": dict(run="{run}/sft", base="{run}/base", data="{mine}/asks", mixture="even", steps=2, batch_tokens=512, context=128, lr=.5, rank=4, patience=1, eval_every=1, save_every=1, seed=7,
-                   columns="instruction=ask", split=True, order="reversed", replay=.5, epochs=3., forward_tokens=256, method="dora", mamba=True, lr2=.1, warmup=.5, device="cpu", dtype="bfloat16"),
+                   columns="instruction=ask", split=True, order="reversed", replay=.5, epochs=3., forward_tokens=256, method="dora", mamba=True, lr2=.1, warmup=.5, unlearn=2, device="cpu", dtype="bfloat16"),
     "05_sft:phases": dict(run="{run}/sft-phases", base="{run}/base", phase1="{mine}/asks/short.csv", phase2="{mine}/asks/more", columns="instruction=ask", steps=1, batch_tokens=512, context=128, lr=.001),
     "06_eval": dict(run="{run}/eval", base="{run}/base", bundle="{run}/sft-phases", data="{run}/data", sft="{run}/sft", choices="{mine}/questions.jsonl", examples=3, generations=2,
                     max_new_tokens=8, seed=3, tests="{mine}/evals", device="cpu", dtype="bfloat16"),

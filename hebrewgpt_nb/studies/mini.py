@@ -174,6 +174,7 @@ def mini_card(run: Path, model: HebrewGPT, tok: Tokenizer) -> str: # Markdown
     "The card of what a run of the chain made."
     key, tuned = read_json(run/"pretrain"/"done.json")["key"], read_json(run/"sft"/"done.json")
     phases = "; ".join(f"phase {r['phase']}: {r['train examples']:,} examples, {r['steps']} steps" for r in tuned["result"]["phases"])
+    if (steps := tuned["key"].get("unlearn")): phases += f"; {steps} steps against loops"
     shape = {name: getattr(model.cfg, name) for name in ("depth", "width", "pattern", "context", "vocab_size")}
     spent = {name: key[name] for name in ("steps", "batch_tokens")}
     tokens, size = math.prod(spent.values()), count_parameters(model.cfg)
