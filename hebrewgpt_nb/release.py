@@ -6,7 +6,7 @@
 __all__ = ['GUARD', 'TEMPLATE', 'CARD', 'IDS', 'FAST', 'PLAIN', 'special_names', 'first_letters', 'jinja_text', 'guard_filters',
            'chat_template', 'stock_tokenizer', 'generation_config', 'card_facts', 'eval_results', 'told', 'model_card',
            'check_out_dir', 'export_hf', 'stock_adapter', 'write_adapter', 'export_adapter', 'join_adapters',
-           'own_adapter', 'import_adapter', 'read_sources', 'read_metrics', 'find_model', 'release']
+           'own_adapter', 'import_adapter', 'read_sources', 'read_metrics', 'find_model', 'offer', 'release']
 
 # %% ../nbs/07_release.ipynb #65f21167
 import json, math, re, shutil
@@ -23,6 +23,8 @@ from .core import work_folder, write_atomic, write_folder, write_json
 # %% ../nbs/07_release.ipynb #f8ff252e
 from typing import Literal
 from .core import Dtype
+from .hub import hub_address, push, write_space
+from .llamacpp import write_gguf
 from .model import HebrewGPT, ModelConfig, count_parameters
 from .quantize import unpack
 from .stock import join_rows, load_released, open_weights, own_config, read_stock_config, save_released
@@ -334,6 +336,16 @@ def find_model(bundle: str, run: str) -> str:
     pretrain(run=(toy := f"{run}/base"))
     return toy
 
+# %% ../nbs/07_release.ipynb #9d3e0002
+def offer(out: Path, # as of `export_hf`
+          space: Path, # where the Space is written
+          repo: str, # user/name
+          send: bool):
+    "Write a Space for an exported model, and list or send both."
+    write_space(out, space, repo)
+    push(out, repo, send=send)
+    push(space, repo, "space", send=send)
+
 # %% ../nbs/07_release.ipynb #6197f1b2
 @stage
 def release(run: RunFolder = "runs/nb/release", # where to write: MODEL_NAME/, published/ if dense, int8/ if asked for
@@ -345,10 +357,15 @@ def release(run: RunFolder = "runs/nb/release", # where to write: MODEL_NAME/, p
             role: Literal["instruct", "base"] = "instruct", # which of the two models of the report it is
             dtype: Dtype = "auto", # of the weights: auto (as saved), float32, bfloat16
             int8: bool = False, # a bundle in eight bits too
+            gguf: Literal["", "f32", "f16", "bf16", "q8_0"] = "", # a file for llama.cpp too, with matrices of this kind
+            repo: str = "", # user/name on the Hub: a Space that chats with the model is written; empty: none
+            send: bool = False, # model and Space to the Hub, as who has logged in there; else they are only listed
            ) -> dict: # folder, parameters, architecture, bytes
-    "Write a model as others load it: a stock folder of transformers, the published layout, a bundle in eight bits."
+    "Write a model as others load it: for transformers, in the published layout, in eight bits, for llama.cpp, for the Hub."
     if not re.fullmatch(r"[\w-][\w.-]*", model_name):
         raise UserError(f"model_name is {model_name!r}: give letters, digits, dots and dashes")
+    if send and not repo: raise UserError("send is True, repo is empty: give repo as user/name")
+    if repo: hub_address(repo)
     about = dict(sources=read_sources(data), metrics=read_metrics(report, role))
     model, tok = load_model(find_model(bundle, run))
     model, folder = unpack(model), work_folder(run)
@@ -356,6 +373,8 @@ def release(run: RunFolder = "runs/nb/release", # where to write: MODEL_NAME/, p
     out = export_hf(model, tok, folder/model_name, license, **about)
     if set(model.cfg.blocks) == {"A"}: save_released(model, tok, folder/"published")
     if int8: save_bundle(model, tok, folder/"int8", int8=True, source=bundle)
+    if gguf: write_gguf(model, tok, folder/f"{model_name}.{gguf}.gguf", gguf, chat_template(tok))
+    if repo: offer(out, folder/"space", repo, send)
     facts = card_facts(model, tok)
     return dict(folder=f"{run}/{model_name}", bytes=sum(p.stat().st_size for p in out.iterdir()),
                 **{key: facts[key] for key in ("parameters", "architecture", "dtype")})

@@ -15,6 +15,8 @@ class Hub(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
     @property
     def url(self): return f"http://127.0.0.1:{self.server_port}"
+    def env(self, home): # what its client is to be told
+        return dict(HF_ENDPOINT=self.url, HF_TOKEN="hf_test", HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1", HF_HOME=str(home), HF_HUB_DISABLE_PROGRESS_BARS="1")
     def sha(self, repo): return hashlib.sha1(json.dumps({n: hashlib.sha256(b).hexdigest() for n, b in self.repos[repo].items()}).encode()).hexdigest()
     def handle_error(self, request, client): pass # one at the other end was killed
     def hang(self): # until the one at the other end has gone
@@ -41,16 +43,20 @@ class Answer(BaseHTTPRequestHandler):
         path, hub = unquote(urlsplit(self.path).path), self.server
         hub.log.append(f"{self.command} {path}" + (f" {self.headers['Range']}" if "Range" in self.headers else ""))
         for pattern, answer in ROUTES.items():
-            if match := re.fullmatch(pattern, f"{self.command} {path}"): return answer(self, hub, *match.groups())
+            if not (match := re.fullmatch(pattern, f"{self.command} {path}")): continue
+            groups = list(match.groups())
+            if REPO in pattern and "spaces/" in path.partition(groups[0])[0]: groups[0] = f"spaces/{groups[0]}"
+            return answer(self, hub, *groups)
         self.say(dict(error=f"the stand-in has no {path}"), 404)
     do_GET = do_HEAD = do_POST = do_PUT = route
     def create(self, hub):
         asked = json.loads(self.body())
         if self.headers.get("Authorization") != "Bearer hf_test": return self.say(dict(error="Invalid username or password."), 401)
-        repo = f"{asked['organization']}/{asked['name']}"
+        kind = asked.get("type", "model")
+        repo = ("spaces/" if kind == "space" else "") + f"{asked['organization']}/{asked['name']}"
         if repo in hub.repos: return self.say(dict(error="You already created this repo", url=f"{hub.url}/{repo}"), 409)
         hub.repos[repo] = {}
-        hub.log.append(f"{repo} is a {asked.get('visibility')} {asked.get('type', 'model')}")
+        hub.log.append(f"{repo} is a {asked.get('visibility')} {kind}")
         self.say(dict(url=f"{hub.url}/{repo}", id=repo, name=repo))
     def check_card(self, hub):
         self.body()

@@ -34,7 +34,7 @@ def export(tmp_path):
 SENT = ["README.md", "extra/[a].json", "model.safetensors", "tokenizer.model"]
 
 def start(hub, tmp_path, call, **env):
-    env = dict(HF_ENDPOINT=hub.url, HF_TOKEN="hf_test", HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1", HF_HOME=str(tmp_path/"home"), HF_HUB_DISABLE_PROGRESS_BARS="1") | env
+    env = hub.env(tmp_path/"home") | env
     code = f"from hebrewgpt_nb.core import UserError\nfrom hebrewgpt_nb.hub import push, pull\ntry: {call}\nexcept UserError as e: raise SystemExit('error: ' + str(e))"
     return subprocess.Popen([sys.executable, "-c", code], env=os.environ | env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -99,7 +99,7 @@ def test_what_goes_wrong_is_one_line(hub, export, tmp_path, call, env, said):
 
 def test_a_space_goes_there_as_one(hub, export, tmp_path):
     finish(start(hub, tmp_path, f"push({str(export)!r}, 'me/tiny', kind='space', private=False, send=True)"))
-    assert "me/tiny is a public space" in hub.log and sorted(hub.repos["me/tiny"]) == SENT
+    assert "spaces/me/tiny is a public space" in hub.log and sorted(hub.repos["spaces/me/tiny"]) == SENT
 
 # --- a Space -------------------------------------------------------------------------------------------------
 

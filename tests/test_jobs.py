@@ -11,6 +11,7 @@ from hebrewgpt_nb.text.records import write_records
 from hebrewgpt_nb.text.sources import GROUPS, SOURCES
 from hebrewgpt_nb.tokenizer import Tokenizer, train_tokenizer
 from chat_server import chat
+from hub_stand_in import Hub
 
 ROOT, BIN = Path(__file__).parents[1], Path(sys.executable).parent
 PAGE_SIZES = dict(steps=2, batch_tokens=256, forward_tokens=256, context=128, eval_every=1, save_every=1, unlearn=2, seeds=1, width=64,
@@ -80,7 +81,8 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before; {endp
     "06_eval": dict(run="{run}/eval", base="{run}/base", bundle="{run}/sft-phases", data="{run}/data", sft="{run}/sft", choices="{mine}/questions.jsonl", examples=3, generations=2,
                     max_new_tokens=8, seed=3, tests="{mine}/evals", device="cpu", dtype="bfloat16"),
     "06_eval:alone": dict(run="{run}/eval-alone", model="{run}/sft-phases", beside="{run}/eval", training="{mine}/asks/more", tests="{mine}/evals", examples=3, generations=2, max_new_tokens=8),
-    "07_release": dict(run="{run}/release", bundle="{run}/base", model_name="mine", license="apache-2.0", data="{run}/data", report="{run}/eval", role="base", dtype="bfloat16", int8=True),
+    "07_release": dict(run="{run}/release", bundle="{run}/base", model_name="mine", license="apache-2.0", data="{run}/data", report="{run}/eval", role="base", dtype="bfloat16", int8=True,
+                       gguf="f16", repo="someone/mine", send=True),
     "12_making": dict(run="{run}/making", base_url="{endpoint}", model="m", count=1, price_in=1., price_out=2., budget=9., requests_per_minute=9999, tokens_per_minute=10**8,
                       at_once=2, timeout=30., temperature=.5, limit="max_completion_tokens", license="CC0-1.0", seed=2),
     "12_making:english": dict(run="{run}/translated", base_url="{endpoint}", model="m", english="{mine}/english.jsonl"),
@@ -96,6 +98,12 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before; {endp
 def runs(tmp_path_factory): return tmp_path_factory.mktemp("runs")
 
 @pytest.fixture(scope="module")
+def hub():
+    hub = Hub()
+    yield hub
+    hub.shutdown()
+
+@pytest.fixture(scope="module")
 def endpoint():
     with chat() as server: yield server.address
 
@@ -105,13 +113,19 @@ def filled(values: dict, **names) -> dict:
 NEEDS_CPP = pytest.mark.skipif(not shutil.which("g++"), reason="compiling blocks needs a C++ compiler")
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=NEEDS_CPP) if CASES[c].get("compiled") else c for c in CASES])
-def test_a_job_on_ones_own_data(case, mine, runs, endpoint, tmp_path):
+def test_a_job_on_ones_own_data(case, mine, runs, endpoint, hub, tmp_path, monkeypatch):
     "In the order of CASES: each needs the runs of those before."
+    for name, value in hub.env(tmp_path/"home").items(): monkeypatch.setenv(name, value)
     notebook, params = case.split(":")[0], filled(CASES[case], mine=mine, run=runs, endpoint=endpoint)
     shown = papermill(notebook, tmp_path/"out.ipynb", params, cwd=tmp_path)
     assert read_stamp(params["run"])["key"]["run"] == params["run"] # the stage ran with what was given
     assert params["run"] in shown, "it does not say where the result is"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.ipynb", "out.yaml"] # nothing is left in the folder it was called from
+
+def test_what_was_sent_is_what_was_written(runs, hub):
+    "The release of the cases above, and its Space."
+    for name, repo in (("mine", "someone/mine"), ("space", "spaces/someone/mine")):
+        assert hub.repos[repo] == {p.name: p.read_bytes() for p in (runs/"release"/name).iterdir() if not p.name.startswith(".")}
 
 def test_a_job_given_a_base_trains_no_other(mine, runs):
     assert (runs/"sft"/"bundle").is_dir() and (runs/"eval"/"report.json").exists() # of the cases above
