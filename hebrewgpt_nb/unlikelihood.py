@@ -66,8 +66,9 @@ def answer_greedily(model: HebrewGPT, tok: Tokenizer, prompts: list[list[int]],
                    ) -> list[list[int]]:
     "What the model says to each prompt, in tokens."
     on_cpu = next(model.parameters()).device.type == "cpu"
-    fast = quantize_for_decoding(model, "float32") if on_cpu else model # a copy, made for decoding
-    return [tok.encode(a) for a in generate(fast, tok, prompts, max_new_tokens=tokens, temperature=0.)]
+    dora = any(getattr(m, "lora_magnitude_vector", ()) for m in model.modules()) # looks into the layer below
+    if on_cpu and not dora: model = quantize_for_decoding(model, "float32") # a copy, made for decoding
+    return [tok.encode(a) for a in generate(model, tok, prompts, max_new_tokens=tokens, temperature=0.)]
 
 # %% ../nbs/training/5_unlikelihood.ipynb #49918d91
 def loops_batch(prompts: list[list[int]], answers: list[list[int]],

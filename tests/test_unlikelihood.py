@@ -62,7 +62,7 @@ def given_base(tok, tmp_path_factory):
     write_records(folder/"asks.jsonl", [dict(instruction=f"שאלה {n}", input="", output=f"תשובה ארוכה יותר {n}", task="mine") for n in range(40)])
     return dict(base=str(folder/"base"), data=str(folder/"asks.jsonl"))
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", "dora", "full"])
 def test_an_interrupted_unlearning_ends_as_one_that_was_not(given_base, method, tmp_path, monkeypatch):
     sft(run=str(tmp_path/"whole"), method=method, **given_base, **QUICK)
     plain, stopped = WithOwnAnswers.__call__, []
