@@ -313,7 +313,10 @@ def test_memory_is_level_after_many_questions_and_who_leaves_stops_the_model(ser
     page, url = served
     number, name = chat_number(url), list(page.served)[0]
     for i in range(70): assert ask(url, number, values_of(name=name, max_new_tokens=1), f"visitor{i}")["success"]
-    gc.collect()
+    for _ in range(50): # the last ones may still be on their way out
+        gc.collect()
+        if held(gr.state_holder.SessionState) <= 64: break
+        time.sleep(.1)
     assert held(gr.state_holder.SessionState) <= 64 and held(gr.queueing.Event) <= 2 and len(page._queue.event_analytics) <= 1
     assert not page._queue.event_ids_to_events and not page.app.iterators
     call(f"{url}/gradio_api/queue/join", dict(fn_index=number, data=values_of(name=name, temperature=0, max_new_tokens=1000), session_hash="leaver"))
@@ -639,8 +642,9 @@ def test_tokens_change_while_one_types_and_results_are_a_table(visit):
     tab(page, "אסימונים")
     page.fill("#text textarea", "")
     page.locator("#text textarea").press_sequentially("וכשהגענו לבית")
+    page.wait_for_function("() => /\\b2\\s+מילים/.test(document.querySelector('#tokens .counts')?.innerText)") # the last letter is there
     page.wait_for_function("() => document.querySelectorAll('#tokens .piece.prefix').length == 3")
-    assert page.locator("#tokens .counts").inner_text().split()[2:4] == ["2", "מילים"] and page.locator("#tokens section .pieces .c0").first.get_attribute("title").startswith("אסימון ")
+    assert page.locator("#tokens section .pieces .c0").first.get_attribute("title").startswith("אסימון ")
     tab(page, "תוצאות")
     page.locator("#results td").first.wait_for()
     assert "bits per byte" in page.inner_text("#results") and "1.5  (1.4–1.6)" in page.inner_text("#results")
