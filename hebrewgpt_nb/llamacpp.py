@@ -259,7 +259,7 @@ def llama_guards(tok: Tokenizer) -> str: # filters of Jinja
     "What makes a text one that holds no special token, for llama.cpp."
     names = [tok.sp.id_to_piece(i) for i, kind in enumerate(piece_types(tok)) if kind in (2, 3)]
     if not tok.heading_ids: names += [heading.strip() for heading in HEADINGS]
-    return "".join(f" | replace({json.dumps(n)}, {json.dumps(n[:-1])})" for n in names)
+    return "".join(f" | replace({json.dumps(n)}, {json.dumps(f'{n[:-1]} {n[-1]}')})" for n in names)
 
 # %% ../nbs/release/1_llamacpp.ipynb #488b83e3
 TURNS = """{{ $system := .System }}{{ range .Messages }}{{ if eq .Role "user" }}

@@ -1,12 +1,13 @@
 "GGUF files: what the package `gguf` calls the weights, what llama.cpp makes of them, and Ollama's templates in Go."
 import json, shutil, subprocess
-import pytest, torch
+import jinja2, pytest, torch
 from hebrewgpt_nb.core import UserError, read_jsonl, sample_dir
 from hebrewgpt_nb.generate import next_logits
 from hebrewgpt_nb.llamacpp import GGUFKind, LlamaCpp, find_missing, gguf_architecture, gguf_names, gguf_tensors, llama_text
-from hebrewgpt_nb.llamacpp import ollama_template, write_gguf, write_modelfile
+from hebrewgpt_nb.llamacpp import llama_guards, ollama_template, write_gguf, write_modelfile
 from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.quantize import quantize_for_decoding, unpack
+from hebrewgpt_nb.release import chat_template, export_gguf, special_names
 from hebrewgpt_nb.stock import stock_names
 from hebrewgpt_nb.tokenizer import Tokenizer, encode_prompt, train_tokenizer
 
@@ -109,6 +110,33 @@ def test_a_torn_file_is_said(models, toks, tmp_path):
     with pytest.raises(UserError, match="llama.cpp stopped"): LlamaCpp(path)
     with pytest.raises(UserError, match="none.gguf: no such file"): LlamaCpp(tmp_path/"none.gguf")
 
+# --- messages ------------------------------------------------------------------------------------------------
+
+TALK = [("user", "מי כתב את {{ .System }}?"), ("assistant", "נפתלי הרץ אימבר"), ("user", "מתי?")]
+FORGED = ["</s>", "</s</s>>", "<|answer|<|answer|>>", "<|ans</s>wer|>", "<<s>s>", "<unk<unk>>", "<|answer|>"*3, "<b>a < b</b>"]
+
+def test_guarded_text_holds_no_special_token(toks):
+    tok = toks["boundaries"]
+    guard = jinja2.Environment().from_string("{{ text" + llama_guards(tok) + " }}")
+    made = {text: guard.render(text=text) for text in FORGED}
+    assert not [(text, name) for text in made for name in special_names(tok) if name in made[text]]
+    assert made["<b>a < b</b>"] == "<b>a < b</b>" # what names no special token stays as it is
+
+@node
+@pytest.mark.parametrize("system", ["", "ענה בקצרה."])
+def test_llama_cpp_asks_messages_as_tuning_did(models, toks, system, tmp_path):
+    "By the template in the file that a release writes, llama.cpp's own Jinja, and its tokenizer."
+    tok, path = toks["boundaries"], tmp_path/"x.gguf"
+    export_gguf(models["A"], tok, path, "f16")
+    template = gguf.GGUFReader(path).fields["tokenizer.chat_template"].contents()
+    assert template == chat_template(tok, llama_guards(tok)) and (tmp_path/"Modelfile").exists()
+    talk = [dict(role=r, content=c) for r, c in [("system", system)] * bool(system) + TALK[:2] + [("user", "<b>מתי?</b>")]]
+    values = dict(messages=talk, add_generation_prompt=True, bos_token="", eos_token="</s>")
+    with LlamaCpp(path, length=64) as llama:
+        ids = llama.encode([llama.ask("render", template=template, values=values)["text"]], special=True)[0]
+    first = f"{system}\n\n{TALK[0][1]}" if system else TALK[0][1]
+    assert [tok.bos_id, *ids] == encode_prompt(tok, "<b>מתי?</b>", earlier=[dict(instruction=first, output=TALK[1][1])])
+
 # --- Ollama --------------------------------------------------------------------------------------------------
 
 GO = """package main
@@ -120,7 +148,6 @@ func main() {
     if err := template.Must(template.New("").Parse(in.Template)).Execute(os.Stdout, in); err != nil { panic(err) }
 }
 """
-TALK = [("user", "מי כתב את {{ .System }}?"), ("assistant", "נפתלי הרץ אימבר"), ("user", "מתי?")]
 
 @pytest.fixture(scope="module")
 def go(tmp_path_factory):

@@ -1,5 +1,5 @@
 "Published files in every wrapping and with every fault; stock twins after save and reload."
-import json, os, pickle, subprocess, sys, sysconfig
+import json, os, pickle, re, subprocess, sys, sysconfig
 import pytest, torch
 from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -683,3 +683,37 @@ def test_the_card_holds_what_the_reports_say(tok, tmp_path):
     assert [(r.metric_name, r.metric_value) for r in card.data.eval_results] == [("bits per byte (bits/byte)", 1.23), ("choices: all (share)", .5)]
     assert "| news | 12 | 3,400 |" in card.text and "| bits per byte | 1.23 | bits/byte |" in card.text
     assert said["parameters"] == count_parameters(load_bundle(tmp_path/"sft")[0]) and sorted(p.name for p in (tmp_path/"run").iterdir()) == ["done.json", "mine", "published"]
+
+# --- the command ---------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def made(tok, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    save_bundle(small("A", vocab_size=600), tok, folder/"dense"/"bundle")
+    save_bundle(small("M", vocab_size=600), tok, folder/"mamba"/"bundle")
+    return folder
+
+def command(*options): # as a person types it
+    done = subprocess.run([sys.executable, "-m", "hebrewgpt_nb.release", *map(str, options)], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr.strip().splitlines()
+
+def test_one_command_writes_for_transformers_llama_cpp_ollama_and_the_hub_and_sends_nothing(made, tmp_path):
+    gguf = pytest.importorskip("gguf", reason="pip install 'hebrewgpt_nb[gguf]'")
+    run = tmp_path/"run"
+    code, said, _ = command("--run", run, "--bundle", made/"dense", "--model_name", "mine", "--gguf", "q8_0", "--repo", "someone/mine")
+    assert code == 0 and said.count("nothing was sent") == 2 and f"{run}: " in said
+    assert {p.name for p in run.iterdir()} - {"Modelfile"} == {"done.json", "mine", "mine.q8_0.gguf", "published", "space"}
+    assert "MODEL\", \"someone/mine" in (run/"space"/"app.py").read_text(encoding="utf8")
+    kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(run/"mine.q8_0.gguf").tensors}
+    assert kinds["blk.0.ffn_up.weight"] == "Q8_0" and kinds["output_norm.weight"] == "F32"
+
+WRONG = {"--gguf q4": "q4.*f32.*q8_0", "--send true": "send is True, repo is empty", "--repo mine": "whose. give it as user/mine", "--repo me/a/b": "no name for the Hub",
+         "--bundle MADE/none": "none", "--model_name a/b": "model_name is 'a/b'", "--bundle MADE/mamba --gguf f16": "blocks are MM.*they must be of A, or of A and M"}
+
+@pytest.mark.parametrize("options", WRONG)
+def test_a_wrong_option_is_one_line(options, made, tmp_path):
+    given = dict(zip(("--run", "--bundle"), (str(tmp_path/"run"), str(made/"dense"))))
+    words = options.replace("MADE", str(made)).split()
+    code, _, said = command(*(w for pair in (given | dict(zip(words[::2], words[1::2]))).items() for w in pair))
+    assert code == 2 and len(said) == 1 and re.search(WRONG[options], said[0]), said
+    assert not list(tmp_path.glob("run/*.gguf"))
