@@ -169,6 +169,8 @@ def fill(writer, # GGUFWriter
 def check_gguf(model: HebrewGPT, tok: Tokenizer, kind: str):
     "Refuse what cannot be written; raises `UserError`."
     need_gguf()
+    gguf_architecture(model.cfg.blocks)
+    check_bpe(tok)
     if kind not in FILE_TYPES: raise UserError(f"kind is {kind!r}: choose one of {', '.join(FILE_TYPES)}")
     pieces = model.cfg.vocab_size
     if tok.vocab_size == pieces: return

@@ -25,7 +25,7 @@ from .core import work_folder, write_atomic, write_folder, write_json
 from typing import Literal
 from .core import Dtype
 from .hub import hub_address, push, write_space
-from .llamacpp import has_rules, llama_guards, need_gguf, write_gguf, write_modelfile
+from .llamacpp import check_gguf, has_rules, llama_guards, write_gguf, write_modelfile
 from .model import HebrewGPT, ModelConfig, count_parameters
 from .quantize import unpack
 from .stock import join_rows, load_released, open_weights, own_config, read_stock_config, save_released
@@ -339,7 +339,7 @@ def find_model(bundle: str, run: str) -> str:
     pretrain(run=(toy := f"{run}/base"))
     return toy
 
-# %% ../nbs/07_release.ipynb #4ec31879
+# %% ../nbs/07_release.ipynb #7c2a8171
 RULED = "its tokenizer writes texts by rules, which llama.cpp does not: give it ids, or what `llama_text` makes of a text"
 
 def export_gguf(model: HebrewGPT, tok: Tokenizer,
@@ -380,9 +380,9 @@ def release(run: RunFolder = "runs/nb/release", # where to write: MODEL_NAME/, p
         raise UserError(f"model_name is {model_name!r}: give letters, digits, dots and dashes")
     if send and not repo: raise UserError("send is True, repo is empty: give repo as user/name")
     if repo: hub_address(repo)
-    if gguf: need_gguf()
     about = dict(sources=read_sources(data), metrics=read_metrics(report, role))
     model, tok = load_model(find_model(bundle, run))
+    if gguf: check_gguf(model, tok, gguf)
     model, folder = unpack(model), work_folder(run)
     if dtype != "auto": model = model.to(getattr(torch, dtype))
     out = export_hf(model, tok, folder/model_name, license, **about)

@@ -6,7 +6,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 import hebrewgpt_nb.release as R, hebrewgpt_nb.stock as S
-from hebrewgpt_nb.core import UserError, read_jsonl, sample_dir
+from hebrewgpt_nb.core import UserError, cli, read_jsonl, sample_dir
 from hebrewgpt_nb.bundle import find_bundle, load_bundle, load_model, read_config, save_bundle
 from hebrewgpt_nb.model import HebrewGPT, count_parameters, get_preset
 from hebrewgpt_nb.quantize import quantize_for_decoding
@@ -693,16 +693,13 @@ def made(tok, tmp_path_factory):
     save_bundle(small("M", vocab_size=600), tok, folder/"mamba"/"bundle")
     return folder
 
-def command(*options): # as a person types it
-    done = subprocess.run([sys.executable, "-m", "hebrewgpt_nb.release", *map(str, options)], capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr.strip().splitlines()
-
 def test_one_command_writes_for_transformers_llama_cpp_ollama_and_the_hub_and_sends_nothing(made, tmp_path):
     gguf = pytest.importorskip("gguf", reason="pip install 'hebrewgpt_nb[gguf]'")
     run = tmp_path/"run"
-    code, said, _ = command("--run", run, "--bundle", made/"dense", "--model_name", "mine", "--gguf", "q8_0", "--repo", "someone/mine")
-    assert code == 0 and said.count("nothing was sent") == 2 and f"{run}: " in said
-    assert {p.name for p in run.iterdir()} - {"Modelfile"} == {"done.json", "mine", "mine.q8_0.gguf", "published", "space"}
+    typed = [sys.executable, "-m", "hebrewgpt_nb.release", "--run", run, "--bundle", made/"dense", "--model_name", "mine", "--gguf", "q8_0", "--repo", "someone/mine"]
+    said = subprocess.run(typed, capture_output=True, text=True, check=True).stdout
+    assert said.count("nothing was sent") == 2 and f"{run}: " in said and "writes texts by rules" in said
+    assert {p.name for p in run.iterdir()} == {"done.json", "mine", "mine.q8_0.gguf", "published", "space"}
     assert "MODEL\", \"someone/mine" in (run/"space"/"app.py").read_text(encoding="utf8")
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(run/"mine.q8_0.gguf").tensors}
     assert kinds["blk.0.ffn_up.weight"] == "Q8_0" and kinds["output_norm.weight"] == "F32"
@@ -711,9 +708,10 @@ WRONG = {"--gguf q4": "q4.*f32.*q8_0", "--send true": "send is True, repo is emp
          "--bundle MADE/none": "none", "--model_name a/b": "model_name is 'a/b'", "--bundle MADE/mamba --gguf f16": "blocks are MM.*they must be of A, or of A and M"}
 
 @pytest.mark.parametrize("options", WRONG)
-def test_a_wrong_option_is_one_line(options, made, tmp_path):
-    given = dict(zip(("--run", "--bundle"), (str(tmp_path/"run"), str(made/"dense"))))
-    words = options.replace("MADE", str(made)).split()
-    code, _, said = command(*(w for pair in (given | dict(zip(words[::2], words[1::2]))).items() for w in pair))
-    assert code == 2 and len(said) == 1 and re.search(WRONG[options], said[0]), said
+def test_a_wrong_option_is_one_line(options, made, tmp_path, capsys):
+    given, words = {"--run": str(tmp_path/"run"), "--bundle": str(made/"dense")}, options.replace("MADE", str(made)).split()
+    argv = [word for pair in (given | dict(zip(words[::2], words[1::2]))).items() for word in pair]
+    with pytest.raises(SystemExit, match="^2$"): cli(R.release, argv)
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and re.search(f"^error: .*{WRONG[options]}", said[0]), said
     assert not list(tmp_path.glob("run/*.gguf"))
