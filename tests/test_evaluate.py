@@ -251,7 +251,7 @@ def test_any_two_bundles_and_any_text(place, tmp_path):
     page, found = (place/"any"/"report.md").read_text(encoding="utf8"), {name: measured(place, "any", name) for name in ("base", "instruct")}
     assert "questions" not in result and not any(name.startswith("questions") for name in found["base"]["metrics"]) and "questions" in found["instruct"]["metrics"] and result["perplexity"]["better"] in "?▲▼="
     assert found["base"]["context"] == found["instruct"]["context"] == 32 and found["base"]["metrics"]["bits per byte"]["n"] == dict(sources=1, texts=1, bytes=8)
-    assert "- not measured: questions: choice, all 5 questions are longer than the context" in page and "- not measured: questions, no group of them has a figure" in page
+    assert "- not measured: questions: choice, all 4 questions are longer than the context" in page and "- not measured: questions, no group of them has a figure" in page
 
 def test_what_a_report_does_not_explain_is_refused():
     one = dict(metrics={"perplexity": G.make_metric(2., "per token", "lower", dict(tokens=9))}, left_out={})
