@@ -129,7 +129,7 @@ def is_text(value) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 # %% ../nbs/evaluation/1_grading.ipynb #51d42051
-def parse_question(found: dict) -> dict | str: # id, question, choices, answer_index, category, group, passage; or why not
+def parse_question(found: dict) -> dict | str: # the question, or what is wrong
     "Check one choice question; its group is what stands before the `-` of its id."
     question, choices, answer = (found.get(k) for k in ("question", "choices", "answer_index"))
     name, category = (as_text(found.get(k)) for k in ("id", "category"))
