@@ -6,18 +6,18 @@
 __all__ = ['LONG', 'STEMS', 'WAYS', 'WRITTEN', 'READINGS', 'READ_INSTRUCTION', 'ANSWER_TOKENS', 'LABELLINGS', 'TRANSLATE',
            'BENCHMARKS', 'written_for', 'counted', 'measure_follow', 'by_kind', 'parse_open', 'read_open',
            'measure_open', 'repetition_metrics', 'find_tests', 'in_groups', 'run_groups', 'evenly_by_group',
-           'parse_choice', 'file_questions', 'passage_questions', 'parse_reading', 'file_readings', 'ask',
-           'ways_to_ask', 'read_ways', 'written_choice', 'choose', 'letters_written', 'reading_name', 'chosen_metrics',
-           'item_text', 'measure_choices', 'by_category', 'read_passages', 'reading_prompt', 'first_line',
-           'measure_reading', 'Labelling', 'parse_label', 'read_labelled', 'read_labels', 'balanced', 'measure_labels',
-           'parse_pair', 'read_translations', 'measure_translation', 'grouped', 'followed_items', 'read_questions',
-           'labelled_task']
+           'file_questions', 'passage_questions', 'parse_reading', 'file_readings', 'ask', 'ways_to_ask', 'read_ways',
+           'written_choice', 'choose', 'letters_written', 'reading_name', 'chosen_metrics', 'item_text',
+           'measure_choices', 'by_category', 'joined', 'all_together', 'measure_questions', 'read_passages',
+           'reading_prompt', 'first_line', 'measure_reading', 'Labelling', 'parse_label', 'read_labelled',
+           'read_labels', 'read_part', 'balanced', 'measure_labels', 'parse_pair', 'read_translations',
+           'measure_translation', 'grouped', 'followed_items', 'read_questions', 'labelled_task']
 
 # %% ../nbs/evaluation/6_benchmarks.ipynb #7c87e43e
 import re, zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from .core import UserError, find_input, sample_dir
@@ -124,11 +124,13 @@ def repetition_metrics(texts: dict[str, str]) -> dict: # by id, each long enough
 STEMS = ("choices", "general_knowledge", "multiple_choice", "qa", "sentiment", "nli", "idioms", "translation")
 
 def find_tests(inputs: Inputs, *stems: str) -> list[Path]:
-    "The files of a task; raises `UserError` for a single file that is of no task."
+    "The files of a task; raises `UserError` for a file, or a folder of files, that is of no task."
     here = find_input(inputs.tests) if inputs.tests else sample_dir()/"eval"
-    if here.is_dir(): return sorted(p for stem in stems for p in here.glob(f"{stem}*.jsonl"))
-    if here.name.startswith(STEMS): return [here] if here.name.startswith(stems) else []
-    raise UserError(f"{here}: unknown task; begin its name with one of {', '.join(STEMS)}")
+    files = sorted(here.glob("*.jsonl")) if here.is_dir() else [here]
+    known = [p for p in files if p.name.startswith(STEMS)]
+    if known: return [p for p in known if p.name.startswith(stems)]
+    what = "holds no file of a task; begin a name" if here.is_dir() else "unknown task; begin its name"
+    raise UserError(f"{here}: {what} with one of {', '.join(STEMS)}")
 
 # %% ../nbs/evaluation/6_benchmarks.ipynb #f06fdcc3
 def in_groups(items: list[dict]) -> dict[str, list[dict]]:
@@ -155,17 +157,12 @@ def evenly_by_group(items: list[dict], n: int) -> list[dict]:
     return [item for some in in_groups(items).values() for item in take_evenly(some, n)]
 
 # %% ../nbs/evaluation/6_benchmarks.ipynb #dcfcb3c0
-def parse_choice(found: dict) -> dict | str: # as `parse_question`, with id, cluster and passage; or what is wrong
-    "Check one choice question."
-    q = parse_question(found)
-    return q if isinstance(q, str) else q | dict(id=as_text(found.get("id")) or q["question"], passage="")
-
 def file_questions(inputs: Inputs) -> list[dict]:
     "The questions of files, by group."
     found = []
     for path in find_tests(inputs, "multiple_choice", "general_knowledge", "choices"):
         its_own = dict(group="general knowledge") if path.name.startswith("general_knowledge") else {}
-        found += [q | its_own for q in read_checked(path, parse_choice, inputs.quarantine)]
+        found += [q | its_own for q in read_checked(path, parse_question, inputs.quarantine)]
     return found
 
 # %% ../nbs/evaluation/6_benchmarks.ipynb #5a282937
@@ -282,6 +279,34 @@ def by_category(questions: list[dict], chosen: list[dict]) -> dict: # category -
     right = Counter(q["category"] for q, f in zip(questions, chosen) if f["asked"] == q["answer_index"])
     return {category: dict(right=right[category], of=n) for category, n in asked.items()}
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #b288a338
+def joined(metrics: dict[str, dict]) -> Tally: # group -> metric
+    "What the items of several groups add up to."
+    tallies = {g: m["items"] for g, m in metrics.items()}
+    ids, clusters = (tuple(f"{g} {name}" for g, t in tallies.items() for name in t[k]) for k in ("ids", "clusters"))
+    return Tally(ids, tuple(part for t in tallies.values() for part in t["parts"]), clusters)
+
+# %% ../nbs/evaluation/6_benchmarks.ipynb #89736a5e
+def all_together(questions: list[dict], metrics: dict) -> dict: # name -> metric; of the groups -> of all
+    "The share right of each reading, over the questions of all groups that have figures."
+    groups, found = [g for g in in_groups(questions) if f"questions: {g}" in metrics], {}
+    for way in READINGS[:-1] if groups else (): # the last needs a passage
+        each = {g: metrics[reading_name(f"questions: {g}", way)] for g in groups}
+        tally, n = joined(each), sum((Counter(m["n"]) for m in each.values()), Counter())
+        kept = set(tally.ids)
+        chances = [1 / len(q["choices"]) for q in questions if f"{q['group']} {q['id']}" in kept]
+        unit = f"share right, chance {sum(chances) / len(chances):.2f}"
+        found[reading_name("questions", way)] = tally_metric(tally, unit, "higher", dict(n))
+    return found
+
+# %% ../nbs/evaluation/6_benchmarks.ipynb #e3c6b95b
+def measure_questions(model, tok, questions: list[dict], inputs: Inputs, tick=no_tick) -> TaskResult:
+    "Accuracy of all questions, then of each group."
+    result = run_groups("questions", measure_choices, model, tok, questions, inputs, tick)
+    whole = all_together(questions, result.metrics)
+    if not whole: result.left_out["questions"] = "no group of them has a figure"
+    return replace(result, metrics=whole | result.metrics)
+
 # %% ../nbs/evaluation/6_benchmarks.ipynb #cb00748f
 READ_INSTRUCTION = "ענו על השאלה לפי הקטע בלבד. אם אין בו תשובה, כתבו: אין תשובה בקטע."
 ANSWER_TOKENS = 32
@@ -325,23 +350,27 @@ class Labelling:
     input_of: Callable # row -> what is labelled
     fields: tuple[str, ...] # that a row must have
     meaning: tuple[str, ...] = () # of the labels, for the audit of words
+    part: str = "" # a field that alone should not tell the label; empty: none
+    part_of: Callable = lambda r: "" # row -> that part of what is labelled
 
 LABELLINGS = [
     Labelling("sentiment", "סווגו את התגובה: חיובי, שלילי או ניטרלי.", ("חיובי", "שלילי", "ניטרלי"),
               lambda r: r["text"], ("text",), ("positive", "negative", "neutral")),
     Labelling("nli", "מה היחס בין המשפט הראשון לשני? ענו: נובע, סותר או ניטרלי.", ("נובע", "סותר", "ניטרלי"),
-              lambda r: f"משפט 1: {r['premise']}\nמשפט 2: {r['hypothesis']}", ("premise", "hypothesis")),
+              lambda r: f"משפט 1: {r['premise']}\nמשפט 2: {r['hypothesis']}", ("premise", "hypothesis"),
+              part="hypothesis", part_of=lambda r: f"משפט 2: {r['hypothesis']}"),
     Labelling("idioms", "האם הביטוי במשפט מובן באופן מילולי או ציורי? ענו במילה אחת.", ("מילולי", "ציורי"),
               lambda r: f"משפט: {r['sentence']}\nביטוי: {r['idiom']}", ("sentence", "idiom"))]
 
 # %% ../nbs/evaluation/6_benchmarks.ipynb #3db2bdba
-def parse_label(kind: Labelling, found: dict) -> dict | str: # id, group, cluster, input, label; or what is wrong
+def parse_label(kind: Labelling, found: dict) -> dict | str: # id, cluster, input, part, label; or what is wrong
     "Check one labelled item."
     if not all(is_text(found.get(k)) for k in kind.fields): return f"no {' or no '.join(kind.fields)}"
     label = found.get("label_he", found.get("label"))
     if label not in kind.labels: return f"label is {label!r}, not one of {', '.join(kind.labels)}"
     name, cluster = (as_text(found.get(k)) for k in ("id", "promptID"))
-    return dict(id=name or found[kind.fields[0]], cluster=cluster or name, input=kind.input_of(found), label=label)
+    return dict(id=name or found[kind.fields[0]], cluster=cluster or name, input=kind.input_of(found),
+                part=kind.part_of(found), label=label)
 
 def read_labelled(kind: Labelling, inputs: Inputs) -> list[dict]:
     "The items of all files of a task of labels; a file is a group."
@@ -358,6 +387,10 @@ def read_labels(scores: list, prior: list) -> dict[str, int]: # reading -> the l
     return {"asked": best_choice(scores, "nats"), "length-normalised": best_choice(scores, "bits_per_byte"),
             "minus prior": gains.index(min(gains))}
 
+def read_part(kind: Labelling, scores: list) -> dict[str, int]: # reading -> the label; nothing for no scores
+    "Which label is preferred from a part of the text alone."
+    return {f"{kind.part} only": best_choice(scores, "nats")} if scores else {}
+
 def balanced(chosen: list[int], gold: list[int], ids, clusters) -> Tally:
     "The mean over labels of the share right."
     there = sorted(set(gold))
@@ -371,10 +404,13 @@ def measure_labels(kind: Labelling, model, tok, items: list[dict], inputs: Input
     worded = label_faults(texts, [kind.meaning[n] for n in names]) if kind.meaning else []
     refuse(worded + constant_faults([r["label"] for r in items]) + copy_faults(texts)
            + known_faults(texts, inputs.training))
-    prompts = [dict(instruction=kind.instruction, input=text) for text in (*texts, "")] # the last for the prior
+    parts = [r["part"] for r in items] if kind.part else []
+    prompts = [dict(instruction=kind.instruction, input=text) for text in (*texts, *parts, "")] # the last for the prior
     scores = iter(score_requests(model, tok, [(p, name) for p in prompts for name in kind.labels]))
     each = [[next(scores) for _ in kind.labels] for _ in prompts]
-    fitting = [(r, n, read_labels(s, each[-1])) for r, n, s in zip(items, names, each) if None not in s]
+    controls = each[len(texts):-1] or [[]] * len(texts)
+    fitting = [(r, n, read_labels(s, each[-1]) | read_part(kind, c))
+               for r, n, s, c in zip(items, names, each, controls) if None not in s + c]
     if not fitting: raise NotMeasured(f"all {len(items)} items are longer than the context")
     rows, gold, found = zip(*fitting)
     ids, clusters = [r["id"] for r in rows], [r["cluster"] or r["id"] for r in rows]
@@ -441,7 +477,7 @@ def labelled_task(kind: Labelling) -> Task:
 BENCHMARKS = [
     Task("instructions", followed_items, measure_follow, ("instructions",)),
     Task("open prompts", read_open, measure_open),
-    Task("questions", read_questions, grouped("questions", measure_choices)),
+    Task("questions", read_questions, measure_questions, ("questions",)),
     Task("qa", read_passages, measure_reading),
     *map(labelled_task, LABELLINGS),
     Task("translation", read_translations, grouped("translation", measure_translation)),

@@ -33,7 +33,6 @@ def window(*contexts: int) -> int: # tokens
 def evaluate_bundle(bundle: str | Path, # or a run that holds one, or any model, as of `open_any`
                     data: str="", # records, or a folder of them; the sample if empty
                     examples: str="", # test.jsonl of an sft run; none if empty
-                    choices: str="", # choice questions, a file or the folder of it; the sample's if empty
                     limit: int=100, # examples at most
                     generations: int=20, # continuations, and answers
                     max_new_tokens: int=60, seed: int=0, # as in `evaluate`
@@ -45,7 +44,7 @@ def evaluate_bundle(bundle: str | Path, # or a run that holds one, or any model,
     "Measure one model; raises `UserError` for anything missing or torn."
     if generations < 1: raise UserError(f"generations is {generations}: give 1 or more")
     model, tok = open_any(str(bundle), device, dtype)
-    inputs = Inputs(data, examples, choices, limit, generations, max_new_tokens, seed, window(model.cfg.context),
+    inputs = Inputs(data, examples, limit, generations, max_new_tokens, seed, window(model.cfg.context),
                     tests, training)
     return dict(model=describe(model, str(bundle)), training=training) | measure(model, tok, inputs, tasks=EVALUATED)
 
@@ -176,7 +175,6 @@ def evaluate(run: RunFolder = "runs/nb/eval", # where to write: report.md, repor
              beside: InputPath = "", # a report, or a folder of runs, to be put beside; empty: none
              data: InputPath = "", # folder of cleaned records, for validation; empty: the sample's
              sft: InputPath = "", # the sft run whose test.jsonl is answered; empty: the one of bundle
-             choices: InputPath = "", # choice questions, a file or the folder of it; empty: the sample's
              tests: InputPath = "", # files of benchmarks, a folder or one; empty: those that come with the package
              training: InputPath = "", # what the models learned from, searched for what is tested; empty: the sft run's
              examples: PositiveInt = 100, # test examples to score at most
@@ -192,7 +190,7 @@ def evaluate(run: RunFolder = "runs/nb/eval", # where to write: report.md, repor
     test = "" if model and not sft else str(find_test(sft, models["instruct"] if not model else ""))
     context = 0 if model else window(*map(model_context, models.values()))
     known = (training,) if training else training_of(sft or models.get("instruct", model))
-    inputs = Inputs(data, test, choices, examples, generations, max_new_tokens, seed, context, tests, known)
+    inputs = Inputs(data, test, examples, generations, max_new_tokens, seed, context, tests, known)
     reports = evaluate_all(work_folder(run), models, inputs, device, dtype)
     if not model: check_explained(**reports)
     return headline_values(write_reports(work_folder(run), reports, others), list(models))

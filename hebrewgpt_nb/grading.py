@@ -5,27 +5,24 @@
 # %% auto #0
 __all__ = ['Prompt', 'HEADING', 'TOO_LONG', 'BATCH', 'standard_error', 'make_metric', 'tally_metric', 'mean_metric',
            'NotMeasured', 'no_tick', 'prompt_ids', 'score_requests', 'request_piece', 'score_after', 'by_prompt',
-           'score_bundled', 'is_text', 'parse_question', 'read_choices', 'ask_choice', 'choice_prompt', 'best_choice',
-           'grade_choice', 'answer_choices', 'group_accuracy', 'accuracy_by_group', 'choice_accuracy', 'Completion',
-           'finish_reason', 'complete', 'hebrew_share', 'is_hebrew', 'format_fault', 'has_room', 'write_texts',
-           'complete_batch', 'write_rows', 'write_bundled']
+           'score_bundled', 'is_text', 'parse_question', 'best_choice', 'Completion', 'finish_reason', 'complete',
+           'hebrew_share', 'is_hebrew', 'format_fault', 'has_room', 'write_texts', 'complete_batch', 'write_rows',
+           'write_bundled']
 
 # %% ../nbs/evaluation/1_grading.ipynb #c3669e2a
 import math, re
 from dataclasses import asdict, dataclass
 from functools import singledispatch
-from itertools import islice
-from pathlib import Path
 import torch
 from .core import UserError
 from .text.clean import HEBREW, letters_of
-from .text.records import Quarantine, as_text, read_checked
+from .text.records import as_text
 from .generate import BatchRow, TextStream, batch_loop, check_logits, decode_loop, eval_mode, sample
 from .intervals import Tally, figure, interval
-from .metrics import Scores, choice_scores, losses_and_ranks, score_pieces, sum_scores
+from .metrics import Scores, losses_and_ranks, score_pieces, sum_scores
 from .model import HebrewGPT
 from .tokenizer import encode_prompt
-from .instructions.choices import CHOICE_INSTRUCTION, LETTERS, letter_choices
+from .instructions.choices import LETTERS
 
 # %% ../nbs/evaluation/1_grading.ipynb #7c819700
 from .core import introduce
@@ -135,83 +132,18 @@ def is_text(value) -> bool:
 def parse_question(found: dict) -> dict | str: # the question, or what is wrong
     "Check one choice question; its group is what stands before the `-` of its id."
     question, choices, answer = (found.get(k) for k in ("question", "choices", "answer_index"))
-    category, group = as_text(found.get("category")), (as_text(found.get("id")) or "all").split("-")[0]
+    name, category = (as_text(found.get(k)) for k in ("id", "category"))
     if not is_text(question): return "no question"
     if not isinstance(choices, list) or not all(map(is_text, choices)): return "choices is not a list of texts"
     if not 2 <= len(set(choices)) == len(choices) <= len(LETTERS): return f"not 2 to {len(LETTERS)} different choices"
     if type(answer) is not int or not 0 <= answer < len(choices): return "answer_index names no choice"
-    return dict(question=question, choices=choices, answer_index=answer, category=category, group=group)
-
-# %% ../nbs/evaluation/1_grading.ipynb #927eed4c
-def read_choices(path: str | Path, # JSON lines: id, question, choices, answer_index, category
-                 quarantine: Quarantine | None = None, # takes the bad lines; if None, a warning counts them
-                ) -> list[dict]: # question, choices, answer_index, category, group
-    "Read choice questions; bad lines are counted and shown."
-    return read_checked(path, parse_question, quarantine)
-
-# %% ../nbs/evaluation/1_grading.ipynb #089a15f6
-def ask_choice(question: dict) -> dict: # instruction, input
-    "The prompt that asks `question`."
-    lines = [question["question"], *letter_choices(question["choices"])]
-    return dict(instruction=CHOICE_INSTRUCTION, input="\n".join(lines))
-
-def choice_prompt(tok, question: dict) -> list[int]:
-    "Its ids."
-    return encode_prompt(tok, **ask_choice(question))
+    return dict(id=name or question, question=question, choices=choices, answer_index=answer, category=category,
+                group=(name or "all").split("-")[0], passage="")
 
 # %% ../nbs/evaluation/1_grading.ipynb #752c8435
 def best_choice(scores: list[Scores], by: str) -> int:
     "The choice with the fewest `nats`, or `bits_per_byte`."
     return min(range(len(scores)), key=lambda i: getattr(scores[i], by))
-
-# %% ../nbs/evaluation/1_grading.ipynb #c5914520
-def grade_choice(q: dict, scores: list[Scores], # of n answers, then of n texts
-                ) -> dict: # id, group, chance, answer and text (1 if right), answered, gold
-    "What the model chose, by both readings."
-    n, right = len(q["choices"]), q["answer_index"]
-    answer, text = best_choice(scores[:n], "nats"), best_choice(scores[n:], "bits_per_byte")
-    return dict(id=q["question"], group=q["group"], chance=1 / n, answer=int(answer == right), text=int(text == right),
-                answered=letter_choices(q["choices"])[answer], gold=letter_choices(q["choices"])[right])
-
-def answer_choices(model, tok, questions: list[dict], # from `read_choices`
-                   tick=no_tick, # called with the number of questions done
-                  ) -> list[dict]: # as of `grade_choice`; none for a question too long
-    "Let the model choose."
-    each = [[*letter_choices(q["choices"]), *q["choices"]] for q in questions]
-    requests = [(ask_choice(q), text) for q, texts in zip(questions, each) for text in texts]
-    scored = iter(score_requests(model, tok, requests))
-    found = [list(islice(scored, len(texts))) for texts in each]
-    tick(len(questions))
-    return [grade_choice(q, scores) for q, scores in zip(questions, found) if None not in scores]
-
-# %% ../nbs/evaluation/1_grading.ipynb #4fc668dd
-def group_accuracy(graded: list[dict], # of `answer_choices`
-                   asked: int, # questions, those left out counted
-                  ) -> dict: # accuracy, error, text_accuracy, text_error, chance, n, skipped
-    "Accuracy by both readings."
-    n, answer, text = len(graded), [g["answer"] for g in graded], [g["text"] for g in graded]
-    return dict(accuracy=sum(answer) / n, error=standard_error(answer),
-                text_accuracy=sum(text) / n, text_error=standard_error(text),
-                chance=sum(g["chance"] for g in graded) / n, n=n, skipped=asked - n)
-
-# %% ../nbs/evaluation/1_grading.ipynb #d6eff33b
-def accuracy_by_group(graded: list[dict], questions: list[dict]) -> dict: # `all`, and each group that was answered
-    "Accuracy of all questions together, then of each group."
-    report = {"all": group_accuracy(graded, len(questions))}
-    for group in sorted({g["group"] for g in graded} - {"all"}):
-        its_own = [g for g in graded if g["group"] == group]
-        report[group] = group_accuracy(its_own, sum(q["group"] == group for q in questions))
-    return report
-
-# %% ../nbs/evaluation/1_grading.ipynb #e79cc125
-def choice_accuracy(model, tok, questions: list[dict], # from `read_choices`
-                    tick=no_tick, # called with 1 after each question
-                   ) -> dict: # group, and `all` -> as of `group_accuracy`
-    "Accuracy on choice questions, scored by likelihood; raises `UserError` if none fits into the context."
-    graded, context = answer_choices(model, tok, questions, tick), model.cfg.context
-    if graded: return accuracy_by_group(graded, questions)
-    raise UserError(f"all {len(questions)} questions are longer than the context of {context} tokens: "
-                    "give shorter ones")
 
 # %% ../nbs/evaluation/1_grading.ipynb #1926a04e
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ def published(name: str, values: dict[str, float]) -> dict: # metric -> value
 
 PUBLISHED = [
     published("HebrewGPT-1B", {"perplexity": 29.75, "top-1": .384, "top-5": .561, "repetition": .006}),
-    published("HebrewGPT-1B-Instruct", {"perplexity": 15.78, "repetition": .001, "choices": .1, "instructions": .973}),
+    published("HebrewGPT-1B-Instruct", {"perplexity": 15.78, "repetition": .001, "questions": .1, "instructions": .973}),
 ]
 
 # %% ../nbs/evaluation/8_reports.ipynb #896b4bd6

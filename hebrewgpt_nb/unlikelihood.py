@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 # %% ../nbs/training/5_unlikelihood.ipynb #7ea16cc7
 import torch
+from .core import introduce
 from .engine.loss import linear_cross_entropy
 from .generate import generate
 from .model import HebrewGPT
@@ -103,3 +104,6 @@ class WithOwnAnswers:
         some = [self.prompts[i % len(self.prompts)] for i in range(start, start + self.count)] if self.prompts else []
         own = loops_batch(some, answer_greedily(self.model, self.tok, some, self.tokens)) if some else None
         return self.batches(step) + ([own] if own else [])
+
+# %% ../nbs/training/5_unlikelihood.ipynb #5c1f9d3e
+if __name__ == "__main__" and "__file__" in globals(): introduce(globals())

@@ -120,7 +120,7 @@ def stages(o) -> list[tuple]: # module, folder, parameters
             ("tokenizer", dict(run=run["tokenizer"], data=run["data"]) | size["tokenizer"]),
             ("pretrain", dict(run=run["mini"]) | train | size["mini"]),
             ("sft", dict(run=run["tuned"], base=run["mini"], data=data, device=o.device, dtype=train["dtype"]) | size["tuned"]),
-            ("evaluate", dict(run=run["eval"], base=run["mini"], bundle=run["tuned"], sft=run["tuned"], data=run["data"], choices=data, device=o.device) | size["eval"]),
+            ("evaluate", dict(run=run["eval"], base=run["mini"], bundle=run["tuned"], sft=run["tuned"], data=run["data"], tests=Path(data)/"eval", device=o.device) | size["eval"]),
             ("pretrain", dict(run=run["hybrid-119m"]) | train | size["hybrid-119m"])]
 
 def model(o) -> int:

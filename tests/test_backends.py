@@ -78,10 +78,10 @@ def test_the_stage_measures_a_model_of_others(place, tmp_path):
     (tmp_path/"choices_few.jsonl").write_text("\n".join(few) + "\n", encoding="utf8")
     result = evaluate(run=str(tmp_path/"run"), model=str(place/"gpt2"), tests=str(tmp_path), generations=2, max_new_tokens=8, examples=5, device="cpu")
     report = read_json(tmp_path/"run"/"model.report.json")
-    assert report["model"]["kind"] == "transformers" and {"perplexity", "choices", "pairs"} <= set(result)
+    assert report["model"]["kind"] == "transformers" and {"perplexity", "questions", "pairs"} <= set(result)
     assert report["metrics"]["bits per byte"]["value"] > 0 and "answers" not in report["left_out"]
     outputs = (tmp_path/"run"/"model.outputs.jsonl").read_text(encoding="utf8").splitlines()
-    assert {json.loads(line)["task"] for line in outputs} >= {"choices", "instructions", "open prompts"}
+    assert {json.loads(line)["task"] for line in outputs} >= {"questions", "instructions", "open prompts"}
 
 def test_an_endpoint_is_measured_on_what_it_writes(place, tmp_path):
     with chat(reply=lambda body: "תשובה קצרה.") as server:
@@ -89,7 +89,7 @@ def test_an_endpoint_is_measured_on_what_it_writes(place, tmp_path):
         asked = server.requests
     report = read_json(tmp_path/"run"/"model.report.json")
     assert report["model"]["kind"] == "endpoint" and asked > 5 and "instructions" in result
-    assert all(name in report["left_out"] for name in ("texts", "choices", "pairs")) and "perplexity" not in report["metrics"]
+    assert all(name in report["left_out"] for name in ("texts", "questions", "pairs")) and "perplexity" not in report["metrics"]
 
 def test_a_request_without_an_answer_is_a_counted_failure(monkeypatch):
     monkeypatch.setattr("hebrewgpt_nb.making.RETRIES", 0)

@@ -7,6 +7,7 @@ import hebrewgpt_nb.benchmarks as B, hebrewgpt_nb.constraints as C, hebrewgpt_nb
 from hebrewgpt_nb.core import UserError, read_jsonl, sample_dir
 from hebrewgpt_nb.intervals import figure
 from hebrewgpt_nb.grammar.exercises import exercises
+from hebrewgpt_nb.instructions.choices import letter_choices
 from hebrewgpt_nb.metrics import Scores, choice_scores
 from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.tasks import Inputs, count_items, measure, run_task
@@ -41,7 +42,7 @@ def small(tmp_path_factory):
 
 def rows(n, labels, seed=0): # made-up comments without a word of praise or blame
     rng = random.Random(seed)
-    return [dict(id=str(i), group="g", cluster=str(i), input=f"דבר {i} {rng.random()}", label=rng.choice(labels)) for i in range(n)]
+    return [dict(id=str(i), group="g", cluster=str(i), input=f"דבר {i} {rng.random()}", part=f"חלק {i}", label=rng.choice(labels)) for i in range(n)]
 
 # --- prompts of the project ------------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ def test_an_oracle_is_always_right():
     inputs = Inputs(limit=50, generations=200)
     gold = {f["instruction"]: f["example"] for f in C.read_followed(quarantine=Quarantine())}
     questions, passages, pairs = B.read_questions(inputs), B.read_passages(inputs), B.read_translations(inputs)
-    told = {B.ask(q)["input"]: (G.letter_choices(q["choices"])[q["answer_index"]], q["choices"][q["answer_index"]]) for q in questions}
+    told = {B.ask(q)["input"]: (letter_choices(q["choices"])[q["answer_index"]], q["choices"][q["answer_index"]]) for q in questions}
     gold |= {B.reading_prompt(q)["input"]: q["answers"][0] for q in passages} | {r["input"]: r["gold"] for r in pairs}
     for kind in B.LABELLINGS: told |= {r["input"]: (r["label"],) for r in B.read_labelled(kind, inputs)}
     def says(p): return told[p["input"]][0] if p.get("input") in told else gold[p.get("input") or p["instruction"]]
@@ -178,7 +179,7 @@ def test_an_oracle_is_always_right():
         if task.name == "open prompts": continue
         found = run_task(task, oracle, None, task.read(inputs), inputs)
         assert found.metrics and not found.left_out
-        values = {name: m["value"] for name, m in found.metrics.items() if not name.endswith(("(options only)", "(shuffled passage)"))}
+        values = {name: m["value"] for name, m in found.metrics.items() if not name.endswith(("(options only)", "(shuffled passage)", "(hypothesis only)"))}
         top = 100 if task.name == "translation" else 1
         assert values == dict.fromkeys(values, pytest.approx(top)), task.name
 
@@ -204,12 +205,22 @@ def test_who_guesses_choices_is_at_chance_in_every_reading():
 def test_the_controls_catch_who_does_not_read():
     "Who knows the answer by its form is as good without the question; who reads is not, with another's passage."
     passages = B.passage_questions(Inputs())
-    gold = {"\n".join(G.letter_choices(q["choices"])): q["choices"][q["answer_index"]] for q in passages}
+    gold = {"\n".join(letter_choices(q["choices"])): q["choices"][q["answer_index"]] for q in passages}
     def by_form(p, text): return text.split(". ")[-1] == gold["\n".join(p["input"].split("\n")[-4:])]
     form = B.measure_choices(Likes(by_form), None, passages, Inputs(), "q").metrics
     assert form["q"]["value"] == form["q (options only)"]["value"] == form["q (shuffled passage)"]["value"] == 1
     reader = B.measure_choices(Likes(lambda p, text: text.split(". ")[-1] in p["input"].split("\n")[0]), None, passages, Inputs(), "q").metrics
     assert reader["q"]["value"] > reader["q (options only)"]["value"] and reader["q"]["value"] > reader["q (shuffled passage)"]["value"]
+
+def test_inference_from_the_hypothesis_alone_shows_in_its_control():
+    kind, inputs = LABELS["nli"], Inputs()
+    items = [r | dict(id=f"{r['id']} {n}", input=f"משפט 1: {n}\n{r['part']} {n}", part=f"{r['part']} {n}") for r in B.read_labelled(kind, inputs) for n in range(20)]
+    heard, whole = ({r[k]: r["label"] for r in items} for k in ("part", "input"))
+    def share(knows, way=""): return B.measure_labels(kind, Likes(knows), None, items, inputs, "nli").metrics[f"nli{way}"]
+    assert share(lambda p, text: heard.get(p["input"].split("\n")[-1]) == text, " (hypothesis only)")["value"] == 1
+    compares = share(lambda p, text: whole.get(p["input"]) == text, " (hypothesis only)"), share(lambda p, text: whole.get(p["input"]) == text)
+    assert compares[0]["value"] < .5 and compares[1]["value"] == 1 and compares[0]["n"] == compares[1]["n"]
+    assert not any("only" in name for name in B.measure_labels(LABELS["idioms"], Likes(lambda p, t: 1), None, rows(20, LABELS["idioms"].labels), inputs, "x").metrics)
 
 def test_one_word_answers_buy_no_repetition_rate():
     opened = B.read_open(Inputs(generations=40))
@@ -256,7 +267,7 @@ def test_who_was_trained_on_the_test_has_no_score(tmp_path, small):
     ("qa_x.jsonl", dict(context="קטע", question="מה?", answers=[]), "no answer"),
     ("nli_x.jsonl", dict(premise="א", hypothesis="ב"), "label is None"),
     ("multiple_choice_x.jsonl", dict(question="מה?", choices=["א", "ב"]), "answer_index names no choice"),
-    ("multiple_choice_x.jsonl", dict(question="מה?", choices=["א", "ב\ud800"], answer_index=0), ""),
+    ("multiple_choice_x.jsonl", dict(question="מה?", choices=["א", "ב\ud800"], answer_index=0), "choices is not Unicode (half a surrogate pair)"),
     ("translation_x.jsonl", dict(he="שלום"), "no he or no en")])
 def test_an_item_without_gold_is_put_aside(tmp_path, name, row, reason):
     stem = name.split("_x")[0]
@@ -269,6 +280,7 @@ def test_an_item_without_gold_is_put_aside(tmp_path, name, row, reason):
 def test_a_file_of_no_task_is_one_clear_line(tmp_path):
     write_records(tmp_path/"poems.jsonl", [dict(text="שיר")])
     with pytest.raises(UserError, match="poems.jsonl: unknown task; begin its name with one of"): B.BENCHMARKS[3].read(Inputs(tests=str(tmp_path/"poems.jsonl")))
+    with pytest.raises(UserError, match="holds no file of a task; begin a name with one of"): B.BENCHMARKS[3].read(Inputs(tests=str(tmp_path)))
 
 # --- a model of the project ------------------------------------------------------------------------
 

@@ -1,13 +1,14 @@
 "Evaluation: metrics against plain loops, the same twice, and one clear line for each thing that is wrong."
 import json, math, os, subprocess, sys
 import numpy as np, pytest, torch
-import hebrewgpt_nb.evaluate as E, hebrewgpt_nb.grading as G, hebrewgpt_nb.metrics as M, hebrewgpt_nb.reports as R, hebrewgpt_nb.tasks as T
+import hebrewgpt_nb.benchmarks as B, hebrewgpt_nb.evaluate as E, hebrewgpt_nb.grading as G, hebrewgpt_nb.metrics as M, hebrewgpt_nb.reports as R, hebrewgpt_nb.tasks as T
 from hebrewgpt_nb.benchmarks import item_text
 from hebrewgpt_nb.bundle import load_bundle, save_bundle
 from hebrewgpt_nb.core import UserError, read_json, read_jsonl, sample_dir, read_stamp
-from hebrewgpt_nb.text.records import Quarantine, read_records
+from hebrewgpt_nb.text.records import Quarantine, read_checked, read_records
 from hebrewgpt_nb.evaluate import evaluate
 from hebrewgpt_nb.grammar.pairs import FRAMES
+from hebrewgpt_nb.instructions.choices import letter_choices
 from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.tokenizer import Tokenizer, train_tokenizer
 from conftest import fill
@@ -48,63 +49,67 @@ def nats_of(model, ids, start):
 
 # --- choices ---------------------------------------------------------------------------------------
 
+def sample_questions(n): return read_checked(sample_dir()/"eval"/"choices.jsonl", G.parse_question)[:n]
+
 def test_choices_are_those_of_a_plain_loop(place):
     model, tok = loaded(place)
-    questions = G.read_choices(sample_dir()/"eval"/"choices.jsonl")[:6]
-    done = G.answer_choices(model, tok, questions)
-    for q, found in zip(questions, done):
-        prompt = G.choice_prompt(tok, q)
-        answers = [nats_of(model, prompt + tok.encode(a), len(prompt)) for a in G.letter_choices(q["choices"])]
+    questions = sample_questions(6)
+    right = []
+    for q, found in zip(questions, B.choose(model, tok, questions)):
+        prompt, bare = (G.prompt_ids(tok, B.ask(q, question=asked)) for asked in (True, False))
+        answers, without = ([nats_of(model, ids + tok.encode(a), len(ids)) for a in letter_choices(q["choices"])] for ids in (prompt, bare))
         texts = [nats_of(model, prompt + tok.encode(c), len(prompt)) / len(c.encode()) for c in q["choices"]]
-        expected = dict(group="choice", chance=.25, answer=int(answers.index(min(answers)) == q["answer_index"]), text=int(texts.index(min(texts)) == q["answer_index"]))
-        assert {k: found[k] for k in expected} == expected and found["answered"] == G.letter_choices(q["choices"])[answers.index(min(answers))]
-        for got, expected in zip(G.choice_scores(model, tok, prompt, G.letter_choices(q["choices"])), answers): assert abs(got.nats - expected) < 1e-3 * expected
-    assert {d["answer"] for d in done} | {d["text"] for d in done} == {0, 1} # else the comparison would be empty
+        gains = [a - b for a, b in zip(answers, without)]
+        expected = {way: costs.index(min(costs)) for way, costs in {"asked": answers, "text alone": texts, "options only": without, "minus prior": gains}.items()}
+        assert found == expected
+        right += [found[way] == q["answer_index"] for way in ("asked", "text alone")]
+        for got, cost in zip(M.choice_scores(model, tok, prompt, letter_choices(q["choices"])), answers): assert abs(got.nats - cost) < 1e-3 * cost
+    assert set(right) == {True, False} # else the comparison would be empty
 
 def test_the_right_answer_is_found_where_the_index_points(place):
     model, tok = loaded(place)
-    questions = G.read_choices(sample_dir()/"eval"/"choices.jsonl")[:8]
-    chosen = [G.best_choice(G.choice_scores(model, tok, G.choice_prompt(tok, q), G.letter_choices(q["choices"])), "nats") for q in questions]
-    always = G.choice_accuracy(model, tok, [q | {"answer_index": i} for q, i in zip(questions, chosen)])["all"]
-    never = G.choice_accuracy(model, tok, [q | {"answer_index": (i + 1) % 4} for q, i in zip(questions, chosen)])["all"]
-    assert (always["accuracy"], never["accuracy"], always["chance"], always["n"]) == (1, 0, .25, 8)
+    questions = sample_questions(8)
+    chosen = [found["asked"] for found in B.choose(model, tok, questions)]
+    for step, share in ((0, 1), (1, 0)):
+        found = B.measure_questions(model, tok, [q | dict(answer_index=(i + step) % 4) for q, i in zip(questions, chosen)], T.Inputs()).metrics["questions"]
+        assert (found["value"], found["unit"], found["n"]) == (share, "share right, chance 0.25", dict(questions=8))
 
 def test_groups_make_up_the_whole(place):
     model, tok = loaded(place)
-    questions = [q | {"group": "sib" if i % 3 else "theory"} for i, q in enumerate(G.read_choices(sample_dir()/"eval"/"choices.jsonl")[:9])]
-    report = G.choice_accuracy(model, tok, questions)
-    assert list(report) == ["all", "sib", "theory"] and (report["sib"]["n"], report["theory"]["n"]) == (6, 3)
-    assert math.isclose(9 * report["all"]["accuracy"], 6 * report["sib"]["accuracy"] + 3 * report["theory"]["accuracy"])
-    a = report["all"]
-    assert math.isclose(a["error"], math.sqrt(a["accuracy"] * (1 - a["accuracy"]) / 9))
+    questions = [q | {"group": "sib" if i % 3 else "theory"} for i, q in enumerate(sample_questions(9))]
+    questions[0] |= dict(choices=questions[0]["choices"][:2], answer_index=0)
+    questions.append(questions[1] | dict(question="מה? " * 400))
+    report = B.measure_questions(model, tok, questions, T.Inputs()).metrics
+    for way in ("", " (text alone)", " (minus prior)", " (written)", " (options only)"):
+        whole, sib, theory = (report[name + way] for name in ("questions", "questions: sib", "questions: theory"))
+        assert math.isclose(9 * whole["value"], 6 * sib["value"] + 3 * theory["value"])
+        assert [m["n"] for m in (whole, sib, theory)] == [dict(questions=9, too_long=1), dict(questions=6, too_long=1), dict(questions=3)]
+        assert whole["unit"] == f"share right, chance {(8 * .25 + .5) / 9:.2f}" and len(set(whole["items"]["ids"])) == 9
+    assert list(report)[0] == "questions" and len(report) == 15
 
-def test_a_question_longer_than_the_context_is_counted(place):
+def test_questions_of_which_none_has_a_figure_say_why(place):
     model, tok = loaded(place)
-    question = G.read_choices(sample_dir()/"eval"/"choices.jsonl")[0]
-    report = G.choice_accuracy(model, tok, [question, question | {"question": "מה? " * 400}])["all"]
-    assert (report["n"], report["skipped"]) == (1, 1)
-    with pytest.raises(UserError, match="longer than the context"): G.choice_accuracy(model, tok, [question | {"question": "מה? " * 400}])
+    found = B.measure_questions(model, tok, [q | dict(question="מה? " * 400 + q["question"]) for q in sample_questions(2)], T.Inputs())
+    assert found.metrics == {} and found.left_out == {"questions: choice": "all 2 questions are longer than the context", "questions": "no group of them has a figure"}
 
 @pytest.mark.parametrize("line, reason", [
     (b"{", "not JSON"), (b"[1]", "not a JSON object"), (b"\xff", "not UTF-8"), (b"", "not JSON"),
     (dict(question=" "), "no question"), (dict(question=None), "no question"), (dict(choices="אב"), "choices is not a list of texts"), (dict(choices=["א", ""]), "choices is not a list of texts"),
     (dict(choices=["א", "א"]), "different choices"), (dict(choices=["א"]), "different choices"), (dict(choices=[str(i) for i in range(11)]), "different choices"),
-    (dict(answer_index=2), "answer_index names no choice"), (dict(answer_index=-1), "answer_index names no choice"), (dict(answer_index=True), "answer_index names no choice"), (dict(answer_index="0"), "answer_index names no choice")])
+    (dict(answer_index=2), "answer_index names no choice"), (dict(answer_index=-1), "answer_index names no choice"), (dict(answer_index=True), "answer_index names no choice"), (dict(answer_index="0"), "answer_index names no choice"),
+    (dict(answer_index=None), "answer_index names no choice"), (dict(choices=["א", "\ud83d"]), "choices is not Unicode (half a surrogate pair)")])
 def test_a_bad_question_is_counted(tmp_path, line, reason):
     good, path, aside = dict(id="sib-1", question="מה?", choices=["כן", "לא"], answer_index=0), tmp_path/"choices.jsonl", Quarantine()
     bad = line if isinstance(line, bytes) else json.dumps(good | line).encode()
     path.write_bytes(b"\n".join([json.dumps(good).encode(), bad, json.dumps(good).encode()]))
-    assert [q["group"] for q in G.read_choices(path, aside)] == ["sib", "sib"]
+    assert [q["group"] for q in read_checked(path, G.parse_question, aside)] == ["sib", "sib"]
     assert len(aside) == 1 and aside[0]["line"] == 2 and reason in aside[0]["reason"]
-    with pytest.warns(UserWarning, match="1 lines put aside"): G.read_choices(path)
+    with pytest.warns(UserWarning, match="1 lines put aside"): read_checked(path, G.parse_question)
 
-def test_a_file_without_questions_is_named(tmp_path):
+def test_a_file_without_questions_is_named(place, tmp_path):
     (tmp_path/"choices.jsonl").write_text("")
-    with pytest.raises(UserError, match="not one good line"): G.read_choices(tmp_path/"choices.jsonl")
-    with pytest.raises(UserError, match="none.jsonl"): G.read_choices(tmp_path/"none.jsonl")
-    with pytest.raises(UserError, match="holds 2 files"):
-        (tmp_path/"multiple_choice_dev.jsonl").write_text("")
-        T.find_choices(str(tmp_path))
+    with pytest.raises(UserError, match="choices.jsonl: not one good line") as e: alone(place, place/"base", tests=str(tmp_path))
+    assert "\n" not in str(e.value)
 
 # --- writing ---------------------------------------------------------------------------------------
 
@@ -175,16 +180,17 @@ def test_the_metrics_are_those_of_the_parts(place):
     model, tok = loaded(place)
     inputs = T.Inputs(examples=str(place/"tuned"/"test.jsonl"))
     sources, scores = T.by_source(inputs.texts), M.score_texts(model, tok, [t["text"] for t in inputs.texts])
-    answers, accuracy = M.score_answers(model, tok, inputs.test), G.choice_accuracy(model, tok, inputs.questions)["all"]
+    answers, questions = M.score_answers(model, tok, inputs.test), sample_questions(5)
+    right = [float(found["asked"] == q["answer_index"]) for q, found in zip(questions, B.choose(model, tok, questions))]
     metrics = measured(place, "one")["metrics"]
     names = ["bits per byte", *(f"bits per byte: {s}" for s in sources), "perplexity", "perplexity by word", "top-1", "top-5", "answers: perplexity", "answers: bits per byte",
-             "repetition", "repetition of answers", "format kept", "choices", "choices (text alone)", "pairs", *(f"pairs: {kind}" for kind in FRAMES)]
-    assert list(metrics)[:len(names)] == names and {"instructions", "questions: choice"} <= set(metrics)
-    found = [metrics[n]["value"] for n in ("perplexity", "top-5", "answers: perplexity", "choices", "choices (text alone)")]
-    expected = [scores.perplexity, scores.top5_accuracy, answers.perplexity, accuracy["accuracy"], accuracy["text_accuracy"]]
+             "repetition", "repetition of answers", "format kept", "pairs", *(f"pairs: {kind}" for kind in FRAMES)]
+    assert list(metrics)[:len(names)] == names and {"instructions", "questions", "questions: choice"} <= set(metrics)
+    found = [metrics[n]["value"] for n in ("perplexity", "top-5", "answers: perplexity")]
+    expected = [scores.perplexity, scores.top5_accuracy, answers.perplexity]
     assert all(math.isclose(a, b, rel_tol=1e-5) for a, b in zip(found, expected))
-    expected = dict(value=accuracy["accuracy"], unit="share right, chance 0.25", better="higher", n=dict(questions=40), error=accuracy["error"])
-    assert {k: metrics["choices"][k] for k in expected} == expected
+    expected = dict(value=sum(right) / 5, unit="share right, chance 0.25", better="higher", n=dict(questions=5))
+    for name in ("questions", "questions: choice"): assert {k: metrics[name][k] for k in expected} == expected
     assert all(m["low"] is None or m["low"] <= m["value"] <= m["high"] for m in metrics.values()) and all(m["n"] and m["items"] for m in metrics.values())
 
 # --- the stage -------------------------------------------------------------------------------------
@@ -243,9 +249,9 @@ def test_any_two_bundles_and_any_text(place, tmp_path):
     (tmp_path/"data"/"news.valid.jsonl").write_text('{"text": "שלום"}\n', encoding="utf8")
     result = evaluate(**arguments(place, "any", base=str(tmp_path/"short"), data=str(tmp_path/"data"), examples=4, generations=1, max_new_tokens=1, seed=7, dtype="bfloat16"))
     page, found = (place/"any"/"report.md").read_text(encoding="utf8"), {name: measured(place, "any", name) for name in ("base", "instruct")}
-    assert "choices" not in result and "choices" in found["instruct"]["metrics"] and result["perplexity"]["better"] in "?▲▼="
+    assert "questions" not in result and not any(name.startswith("questions") for name in found["base"]["metrics"]) and "questions" in found["instruct"]["metrics"] and result["perplexity"]["better"] in "?▲▼="
     assert found["base"]["context"] == found["instruct"]["context"] == 32 and found["base"]["metrics"]["bits per byte"]["n"] == dict(sources=1, texts=1, bytes=8)
-    assert "- not measured: choices, all 40 questions are longer than 32 tokens" in page
+    assert "- not measured: questions: choice, all 4 questions are longer than the context" in page and "- not measured: questions, no group of them has a figure" in page
 
 def test_what_a_report_does_not_explain_is_refused():
     one = dict(metrics={"perplexity": G.make_metric(2., "per token", "lower", dict(tokens=9))}, left_out={})
@@ -280,9 +286,9 @@ def test_one_model_beside_others_from_another_folder(place, tmp_path, monkeypatc
     given = arguments(place, "alone", base="", bundle="", model=str(place/"tuned"), beside=str(place/"one"), sft=str(place/"tuned"))
     evaluate(**arguments(place, "one"))
     result = evaluate(**given)
-    cells = next(r["cells"] for r in read_json(place/"alone"/"report.json")["rows"] if r["metric"] == "choices")
+    cells = next(r["cells"] for r in read_json(place/"alone"/"report.json")["rows"] if r["metric"] == "questions")
     assert list(cells) == ["model", "base", "instruct", "HebrewGPT-1B-Instruct*"] and cells["instruct"]["verdict"] == "=" and cells["HebrewGPT-1B-Instruct*"]["verdict"] == ""
-    assert result["choices"] == cells["model"]["value"] == cells["instruct"]["value"]
+    assert result["questions"] == cells["model"]["value"] == cells["instruct"]["value"]
     monkeypatch.chdir(tmp_path)
     assert evaluate(**given | dict(run=str(tmp_path/"run"))) == result
 
@@ -296,10 +302,21 @@ def test_what_an_audit_refuses_has_no_score(place, tmp_path):
     found = {name: alone(place, place/"base", tests=str(tmp_path/name)) for name in ("inverted", "right")}
     assert "sentiment: films" in found["right"]["metrics"] and "sentiment: films" not in found["inverted"]["metrics"]
     assert "inverted" in found["inverted"]["left_out"]["sentiment: films"]
-    asked = [dict(instruction="איזו נכונה?", input=item_text(q), output=q["choices"][0]) for q in G.read_choices(place/"choices_few.jsonl")]
+    asked = [dict(instruction="איזו נכונה?", input=item_text(q), output=q["choices"][0]) for q in sample_questions(5)]
     (tmp_path/"learned.jsonl").write_text("".join(json.dumps(e) + "\n" for e in asked))
     known = alone(place, place/"base", training=(str(tmp_path/"learned.jsonl"),))
     assert not any(name.startswith("questions") for name in known["metrics"]) and "refused" in known["left_out"]["questions: choice"]
+
+def test_an_older_report_is_still_read(place, tmp_path):
+    "One with the row `choices`, which is `questions` now."
+    own = alone(place, place/"base")
+    older = own | dict(metrics={name.replace("questions", "choices"): m for name, m in own["metrics"].items()})
+    R.save_report(tmp_path/"older", "base", older)
+    beside = [R.read_report(p) for p in R.find_reports(str(tmp_path/"older"))]
+    cells = {r["metric"]: r["cells"] for r in E.write_reports(tmp_path, dict(model=E.named("model", own)), [b | dict(model=b["model"] | dict(name="older")) for b in beside])}
+    assert list(cells["choices"]) == ["older"] and list(cells["questions"]) == ["model", "HebrewGPT-1B-Instruct*"] and cells["pairs"]["older"]["verdict"] == "="
+    shipped = read_json(sample_dir().with_name("mini")/"report.json")["rows"]
+    assert "| choices" in R.side_table(R.measured_here(shipped)) and "| choices" in R.side_table(R.measured_elsewhere(shipped))
 
 @pytest.mark.parametrize("content, message", [("{", "not valid JSON"), ('{"model": {"name": "a"}}', "missing"), ("[]", "expected dict")])
 def test_a_report_that_is_none_is_named(place, tmp_path, content, message):
@@ -311,7 +328,7 @@ def test_a_report_that_is_none_is_named(place, tmp_path, content, message):
     (dict(base="runs/nowhere"), "base is runs/nowhere: no such file or folder"), (dict(sft="PLACE/base"), "no test.jsonl there"),
     (dict(bundle="PLACE/base"), "holds no test.jsonl"), (dict(base="PLACE"), "no bundle there"), (dict(generations=0), "generations is 0"), (dict(examples=0), "examples is 0"),
     (dict(model="runs/nowhere"), "model is runs/nowhere: no such file or folder"), (dict(model="http://localhost:1/v1"), "give its name behind a #"), (dict(tests="PLACE/tuned/test.jsonl"), "unknown task"),
-    (dict(beside="PLACE/base"), "holds no report"), (dict(choices="PLACE/none.jsonl"), "none.jsonl"), (dict(data="PLACE/none"), "no such file or folder"), (dict(device="gpu"), "choose one of auto, cpu, cuda")])
+    (dict(beside="PLACE/base"), "holds no report"), (dict(tests="PLACE/none.jsonl"), "none.jsonl"), (dict(tests="PLACE/tuned"), "holds no file of a task"), (dict(choices="PLACE/choices_few.jsonl"), "unknown parameter choices"), (dict(data="PLACE/none"), "no such file or folder"), (dict(device="gpu"), "choose one of auto, cpu, cuda")])
 def test_wrong_parameters_are_one_line(place, changes, message):
     given = {k: v.replace("PLACE", str(place)) if isinstance(v, str) else v for k, v in changes.items()}
     with pytest.raises(UserError) as e: evaluate(**arguments(place, "wrong", **given))

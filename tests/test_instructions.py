@@ -6,13 +6,13 @@ from hypothesis import given, settings, strategies as st
 from rapidfuzz import fuzz, process
 from hebrewgpt_nb.bundle import save_bundle
 from hebrewgpt_nb.core import UserError, find_input, read_jsonl
-from hebrewgpt_nb.grading import read_choices
+from hebrewgpt_nb.grading import parse_question
 from hebrewgpt_nb.instructions.choices import CHOICE_WORDINGS, make_choices, parse_qa
 from hebrewgpt_nb.instructions.mix import TASKS, draw_epoch, readings
 from hebrewgpt_nb.instructions.sets import copy_groups, hold_out, item_texts
 from hebrewgpt_nb.sft import ExampleBatches, answer_tokens, curriculum, sft
 from hebrewgpt_nb.text.copies import HeldOut, overlap_mask, word_hashes
-from hebrewgpt_nb.text.records import Quarantine, write_records
+from hebrewgpt_nb.text.records import Quarantine, read_checked, write_records
 from conftest import VOCAB, small
 
 OPEN = find_input("open")
@@ -34,7 +34,7 @@ def test_the_open_set_is_whole():
         if "messages" in e: assert [m["role"] for m in e["messages"]] == ["user", "assistant"] * (len(e["messages"]) // 2)
         else: assert e["input"].strip() != e["output"]
     said = [int(n.replace(",", "")) for n in re.findall(r"\((\d[\d,]*)|its (\d+) choice", (OPEN/"README.md").read_text(encoding="utf8")) for n in n if n]
-    assert said == [len(read_jsonl(OPEN/"sft"/"phase1.jsonl")), len(read_jsonl(OPEN/"sft"/"phase2.jsonl")), len(HELD), len(read_choices(OPEN/"eval"/"choices.jsonl"))]
+    assert said == [len(read_jsonl(OPEN/"sft"/"phase1.jsonl")), len(read_jsonl(OPEN/"sft"/"phase2.jsonl")), len(HELD), len(read_checked(OPEN/"eval"/"choices.jsonl", parse_question))]
 
 def test_what_is_held_out_is_what_the_rule_holds_out():
     shuffled = random.Random(1).sample(TRAIN + HELD, len(TRAIN + HELD))

@@ -46,7 +46,7 @@ def mine(tmp_path_factory):
     (place/"asks").mkdir()
     pd.DataFrame(examples[1::2]).rename(columns=dict(instruction="ask")).to_csv(place/"asks"/"short.csv", index=False, encoding="utf-8-sig")
     write_records(place/"asks"/"more"/"long.jsonl.gz", examples[::2])
-    (place/"questions.jsonl").write_text((sample_dir()/"eval"/"choices.jsonl").read_text(encoding="utf8").split("\n")[0] + "\n", encoding="utf8")
+    (place/"choices_mine.jsonl").write_text((sample_dir()/"eval"/"choices.jsonl").read_text(encoding="utf8").split("\n")[0] + "\n", encoding="utf8")
     (place/"evals").mkdir()
     (place/"evals"/"held.jsonl").write_text(json.dumps(dict(text=documents[3]["text"]), ensure_ascii=False) + "\n", encoding="utf8")
     (place/"gold").mkdir()
@@ -78,9 +78,9 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before; {endp
     "05_sft": dict(run="{run}/sft", base="{run}/base", data="{mine}/asks", mixture="even", steps=2, batch_tokens=512, context=128, lr=.5, rank=4, patience=1, eval_every=1, save_every=1, seed=7,
                    columns="instruction=ask", split=True, order="reversed", replay=.5, epochs=3., forward_tokens=256, method="dora", mamba=True, lr2=.1, warmup=.5, unlearn=2, device="cpu", dtype="bfloat16"),
     "05_sft:phases": dict(run="{run}/sft-phases", base="{run}/base", phase1="{mine}/asks/short.csv", phase2="{mine}/asks/more", columns="instruction=ask", steps=1, batch_tokens=512, context=128, lr=.001),
-    "06_eval": dict(run="{run}/eval", base="{run}/base", bundle="{run}/sft-phases", data="{run}/data", sft="{run}/sft", choices="{mine}/questions.jsonl", examples=3, generations=2,
-                    max_new_tokens=8, seed=3, tests="{mine}/evals", device="cpu", dtype="bfloat16"),
-    "06_eval:alone": dict(run="{run}/eval-alone", model="{run}/sft-phases", beside="{run}/eval", training="{mine}/asks/more", tests="{mine}/evals", examples=3, generations=2, max_new_tokens=8),
+    "06_eval": dict(run="{run}/eval", base="{run}/base", bundle="{run}/sft-phases", data="{run}/data", sft="{run}/sft", examples=3, generations=2,
+                    max_new_tokens=8, seed=3, tests="{mine}/choices_mine.jsonl", device="cpu", dtype="bfloat16"),
+    "06_eval:alone": dict(run="{run}/eval-alone", model="{run}/sft-phases", beside="{run}/eval", training="{mine}/asks/more", tests="{mine}/choices_mine.jsonl", examples=3, generations=2, max_new_tokens=8),
     "07_release": dict(run="{run}/release", bundle="{run}/base", model_name="mine", license="apache-2.0", data="{run}/data", report="{run}/eval", role="base", dtype="bfloat16", int8=True,
                        gguf="f16", repo="someone/mine", send=True),
     "12_making": dict(run="{run}/making", base_url="{endpoint}", model="m", count=1, price_in=1., price_out=2., budget=9., requests_per_minute=9999, tokens_per_minute=10**8,

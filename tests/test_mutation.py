@@ -7,7 +7,7 @@ from hebrewgpt_nb.bench import cached_result
 from hebrewgpt_nb.bundle import load_bundle, save_bundle
 from hebrewgpt_nb.core import UserError, read_json, read_jsonl, sample_dir, sha256_file, stage, write_json
 from hebrewgpt_nb.data import CleanedFile, remove_earlier
-from hebrewgpt_nb.grading import read_choices
+from hebrewgpt_nb.grading import parse_question
 from hebrewgpt_nb.jobs import latest_progress, read_chain, show_result
 from hebrewgpt_nb.model import HebrewGPT, get_preset
 from hebrewgpt_nb.release import load_released
@@ -15,7 +15,7 @@ from hebrewgpt_nb.sft import read_examples
 from hebrewgpt_nb.text.filter import clean_file
 from hebrewgpt_nb.text.mixture import read_mixture
 from hebrewgpt_nb.text.prefixes import CONTEXTS, Prefixes, features, load_prefixes, read_gold, save_prefixes, split_words
-from hebrewgpt_nb.text.records import Quarantine, read_records, write_records
+from hebrewgpt_nb.text.records import Quarantine, read_checked, read_records, write_records
 from hebrewgpt_nb.text.shards import Shards, build_shards
 from hebrewgpt_nb.text.sources import read_source
 from hebrewgpt_nb.tokenizer import Tokenizer, train_tokenizer
@@ -186,7 +186,7 @@ def make_other_examples(folder, tok):
 def load_other_examples(folder, tok): return len(json.dumps(read_examples(folder, Quarantine())).encode()) > 0
 
 def make_choices(folder, tok): write_records(folder/"choices.jsonl", [dict(id=str(n), question="מה?", choices=["א", "ב"], answer_index=1, category="x") for n in range(6)])
-def load_choices(folder, tok): return len(json.dumps(read_choices(folder/"choices.jsonl", Quarantine()))) > 0
+def load_choices(folder, tok): return len(json.dumps(read_checked(folder/"choices.jsonl", parse_question, Quarantine()))) > 0
 
 def make_gold(folder, tok): (folder/"segmentation_x.jsonl").write_text("".join(json.dumps(dict(surface="והבית", segments=["ו", "ה", "בית"], upos=["CCONJ", "DET", "NOUN"])) + "\n" for _ in range(4)))
 def load_gold(folder, tok): return len(read_gold(folder)["x"])

@@ -204,8 +204,7 @@ def test_half_a_surrogate_pair_in_any_field_of_an_example_or_a_question(tmp_path
     (tmp_path/"x.jsonl").write_text(json.dumps(whole) + "\n" + json.dumps(whole | {field: value}), encoding="utf8")
     parse, aside = parse_example if field in ("instruction", "input", "output", "task") else parse_question, Quarantine()
     assert len(read_checked(tmp_path/"x.jsonl", parse, aside)) == 1
-    name = "group" if field == "id" else field
-    assert [(q["line"], q["reason"]) for q in aside] == [(2, f"{name} is not Unicode (half a surrogate pair)")]
+    assert [(q["line"], q["reason"]) for q in aside] == [(2, f"{field} is not Unicode (half a surrogate pair)")]
 
 def test_both_halves_of_a_surrogate_pair_are_text(tmp_path):
     (tmp_path/"x.jsonl").write_text('{"text": "\\ud83d\\ude00"}')
