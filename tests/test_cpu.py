@@ -42,6 +42,15 @@ def test_products_of_any_shape(n, k, rows, dtype, size, seed):
     assert ((matvec(Matrix.of(w, scale), x) - right).abs() / bound).max() < (1e-3 if dtype == torch.int8 else 1e-5)
 
 @compiled
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 300), st.integers(1, MATVEC_MAX_ROWS + 2), st.sampled_from(list(Matrix.KINDS)), st.integers(0, 99))
+def test_a_product_has_the_same_bits_in_any_company(n, k, rows, dtype, seed):
+    g = torch.Generator().manual_seed(seed)
+    x, (w, scale) = torch.randn(rows, k, generator=g), random_weights(n, k, dtype, g)
+    A = Matrix.of(w, scale)
+    assert torch.equal(matvec(A, x), torch.cat([matvec(A, row) for row in x.split(1)]))
+
+@compiled
 @pytest.mark.parametrize("k", [64, 2752, 30_000])
 def test_no_sum_of_int8_overflows(k):
     w, x = torch.full((3, k), 127, dtype=torch.int8), torch.ones(1, k) * 3

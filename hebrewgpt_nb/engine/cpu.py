@@ -138,6 +138,25 @@ typedef struct {
   const float *scale;               /* (n), of INT8 */
   int64_t n, k, dtype, transposed;  /* transposed: column after column */
 } matrix;
+
+#ifdef __FMA__
+#include <immintrin.h>
+#endif
+#ifdef __AVX512F__
+enum { LANES = 16 }; /* floats in a vector register */
+#else
+enum { LANES = 8 };
+#endif
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+/* a * b + c: compilers round once or twice, as each loop has it; here it must be the same everywhere */
+#if defined __AVX512F__
+#define FMA(a, b, c) (vec)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
+#elif defined __FMA__
+#define FMA(a, b, c) (vec)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
+#else
+#define FMA(a, b, c) ((a) * (b) + (c))
+#endif
+#define INLINE static inline __attribute__((always_inline))
 """
 
 # %% ../../nbs/engine/2_cpu.ipynb #d5d71cc1
@@ -169,27 +188,33 @@ static float dot_f32(const float *w, const float *x, int64_t k) {
   for (int64_t i = 0; i < k; i++) s += w[i] * x[i];
   return s;
 }
-/* four rows of w at once */
-static void dot4_f32(const float *w, const float *x, int64_t k, float *y) {
-  const float *v = w + k, *u = v + k, *t = u + k;
-  float a = 0, b = 0, c = 0, d = 0;
-  #pragma omp simd reduction(+:a,b,c,d)
-  for (int64_t i = 0; i < k; i++) { a += w[i] * x[i]; b += v[i] * x[i]; c += u[i] * x[i]; d += t[i] * x[i]; }
-  y[0] = a; y[1] = b; y[2] = c; y[3] = d;
-}
 """
 
 # %% ../../nbs/engine/2_cpu.ipynb #e4a2fcdb
-C_CODE["dot_bf16"] = r"""
+C_CODE["bf16"] = r"""
+#pragma GCC push_options
+#pragma GCC optimize ("no-associative-math") /* up to dot_rows, sums go as they are written */
+
+typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2)));
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+
 static inline float bf16_to_f32(uint16_t w) {
   union { uint32_t u; float f; } v = { (uint32_t)w << 16 };
   return v.f;
 }
-static float dot_bf16(const uint16_t *w, const float *x, int64_t k) {
-  float s = 0;
-  #pragma omp simd reduction(+:s)
-  for (int64_t i = 0; i < k; i++) s += bf16_to_f32(w[i]) * x[i];
-  return s;
+/* LANES weights, which lie at `i` of A */
+INLINE vec load_vec(const matrix *A, int64_t i) {
+  if (A->dtype == F32) return *(const vec *)((const float *)A->w + i);
+  return (vec)(__builtin_convertvector(*(const halves *)((const uint16_t *)A->w + i), words) << 16);
+}
+static float load_one(const matrix *A, int64_t i) {
+  return A->dtype == F32 ? ((const float *)A->w)[i] : bf16_to_f32(((const uint16_t *)A->w)[i]);
+}
+/* n of them, fewer than LANES, and zeros */
+static vec load_some(const matrix *A, int64_t i, int64_t n) {
+  float v[LANES] = {};
+  for (int64_t j = 0; j < n; j++) v[j] = load_one(A, i + j);
+  return *(vec *)v;
 }
 """
 
@@ -199,6 +224,16 @@ static int32_t dot_int8(const int8_t *w, const int16_t *q, int64_t k) {
   int32_t s = 0;
   for (int64_t i = 0; i < k; i++) s += (int32_t)(int16_t)w[i] * (int32_t)q[i];
   return s;
+}
+/* four vectors at once, k apart */
+static void dot4_int8(const int8_t *w, const int16_t *q, int64_t k, int32_t *s) {
+  const int16_t *r = q + k, *t = r + k, *u = t + k;
+  int32_t a = 0, b = 0, c = 0, d = 0;
+  for (int64_t i = 0; i < k; i++) {
+    int32_t v = (int16_t)w[i];
+    a += v * q[i]; b += v * r[i]; c += v * t[i]; d += v * u[i];
+  }
+  s[0] = a; s[1] = b; s[2] = c; s[3] = d;
 }
 """
 
@@ -222,24 +257,76 @@ static float quantize_vector(const float *x, int16_t *q, int64_t k) {
 """
 
 # %% ../../nbs/engine/2_cpu.ipynb #5ba7231e
-C_CODE["dot_row"] = r"""
-static float dot_row(const matrix *A, int64_t r, const float *x, const int16_t *q, float scale) {
+C_CODE["dot_tile"] = r"""
+#define BLOCK 16 /* rows a thread takes at a time */
+
+static float sum_lanes(vec s) {
+  float sum = 0;
+  for (int i = 0; i < LANES; i++) sum += s[i];
+  return sum;
+}
+/* s (R, V) += rows r..r+R of A, times V vectors, over n columns from i; n is LANES, or less at the end of a row */
+INLINE void tile_step(const matrix *A, int64_t r, int R, const matrix *x, int V, int64_t i, int64_t n, vec s[4][4]) {
   int64_t k = A->k;
-  if (A->dtype == F32) return dot_f32((const float *)A->w + r*k, x, k);
-  if (A->dtype == BF16) return dot_bf16((const uint16_t *)A->w + r*k, x, k);
-  return A->scale[r] * scale * dot_int8((const int8_t *)A->w + r*k, q, k);
+  vec v[4];
+  #pragma GCC unroll 4
+  for (int b = 0; b < V; b++) v[b] = n == LANES ? load_vec(x, b*k + i) : load_some(x, b*k + i, n);
+  #pragma GCC unroll 4
+  for (int a = 0; a < R; a++) {
+    vec w = n == LANES ? load_vec(A, (r + a)*k + i) : load_some(A, (r + a)*k + i, n);
+    #pragma GCC unroll 4
+    for (int b = 0; b < V; b++) s[a][b] = FMA(w, v[b], s[a][b]);
+  }
+}
+/* rows r..r+R of A, times V vectors of x -> y (V, BLOCK); R and V are known where it is called, at most 4 */
+INLINE void dot_tile(const matrix *A, int64_t r, int R, const float *x, int V, float *y) {
+  matrix X = { .w = x, .dtype = F32 };
+  vec s[4][4] = {};
+  int64_t k = A->k, i = 0;
+  for (; i + LANES <= k; i += LANES) tile_step(A, r, R, &X, V, i, LANES, s);
+  if (i < k) tile_step(A, r, R, &X, V, i, k - i, s);
+  #pragma GCC unroll 4
+  for (int a = 0; a < R; a++)
+    #pragma GCC unroll 4
+    for (int b = 0; b < V; b++) y[b*BLOCK + a] = sum_lanes(s[a][b]);
 }
 """
 
 # %% ../../nbs/engine/2_cpu.ipynb #41e8881c
 C_CODE["dot_rows"] = r"""
-/* rows begin..end of A @ x -> y; q and scale are of quantize_vector, for int8 */
-static void dot_rows(const matrix *A, const float *x, const int16_t *q, float scale, int64_t begin, int64_t end,
-                     float *y) {
-  int64_t r = begin, k = A->k;
-  if (A->dtype == F32) for (; r + 4 <= end; r += 4) dot4_f32((const float *)A->w + r*k, x, k, y + r - begin);
-  for (; r < end; r++) y[r - begin] = dot_row(A, r, x, q, scale);
+enum { ABREAST = LANES == 16 ? 4 : 2 }; /* vectors of a tile of four rows */
+
+INLINE void dot_strip(const matrix *A, int64_t r, int R, const float *x, int64_t V, float *y) {
+  int64_t b = 0;
+  for (; b + ABREAST <= V; b += ABREAST) dot_tile(A, r, R, x + b*A->k, ABREAST, y + b*BLOCK);
+  for (; b < V; b++) dot_tile(A, r, R, x + b*A->k, 1, y + b*BLOCK);
 }
+static void dot_strip_int8(const matrix *A, int64_t r, const int16_t *q, const float *scale, int64_t V, float *y) {
+  const int8_t *w = (const int8_t *)A->w + r*A->k;
+  for (int64_t b = 0; b < V;) {
+    int32_t s[4], n = b + 4 <= V ? 4 : 1;
+    if (n == 4) dot4_int8(w, q + b*A->k, A->k, s);
+    else s[0] = dot_int8(w, q + b*A->k, A->k);
+    for (int32_t j = 0; j < n; j++, b++) y[b*BLOCK] = A->scale[r] * scale[b] * s[j];
+  }
+}
+/* four rows of A as floats, where there are vectors enough to pay for it */
+INLINE void dot_four(const matrix *A, int64_t r, const float *x, int64_t V, float *y) {
+  if (A->dtype == F32 || V <= ABREAST) { dot_strip(A, r, 4, x, V, y); return; }
+  float w[4 * A->k];
+  for (int64_t i = 0; i < 4 * A->k; i++) w[i] = load_one(A, r*A->k + i);
+  matrix four = { .w = w, .k = A->k, .dtype = F32 };
+  dot_strip(&four, 0, 4, x, V, y);
+}
+/* rows begin..end of A, at most BLOCK, times V vectors -> y (V, BLOCK); q and scale: quantize_vector's, for int8 */
+static void dot_rows(const matrix *A, const float *x, const int16_t *q, const float *scale, int64_t V, int64_t begin,
+                     int64_t end, float *y) {
+  int64_t r = begin;
+  if (A->dtype == INT8) for (; r < end; r++) dot_strip_int8(A, r, q, scale, V, y + r - begin);
+  for (; r + 4 <= end; r += 4) dot_four(A, r, x, V, y + r - begin);
+  for (; r < end; r++) dot_strip(A, r, 1, x, V, y + r - begin);
+}
+#pragma GCC pop_options
 """
 
 # %% ../../nbs/engine/2_cpu.ipynb #e204d417
@@ -254,7 +341,7 @@ static void quantize_team(const matrix *A, const float *x, int16_t *q, float *sc
 
 # %% ../../nbs/engine/2_cpu.ipynb #23fca6f4
 C_CODE["matvec_team"] = r"""
-#define BLOCK 16 /* rows a thread takes at a time */
+enum { MOST = 16 }; /* vectors at a time */
 
 /* y = A @ x for each of B vectors, or y += it; called by all threads together */
 static void matvec_team(const matrix *A, const float *x, int16_t *q, float *scale, float *y, int64_t B, int add) {
@@ -262,10 +349,12 @@ static void matvec_team(const matrix *A, const float *x, int16_t *q, float *scal
   #pragma omp for
   for (int64_t i = 0; i < (A->n + BLOCK - 1) / BLOCK; i++) {
     int64_t begin = i * BLOCK, end = begin + BLOCK < A->n ? begin + BLOCK : A->n;
-    for (int64_t b = 0; b < B; b++) {
-      float sums[BLOCK], *to = y + b*A->n;
-      dot_rows(A, x + b*A->k, q + b*A->k, scale[b], begin, end, sums);
-      for (int64_t r = begin; r < end; r++) to[r] = sums[r - begin] + (add ? to[r] : 0);
+    for (int64_t from = 0; from < B; from += MOST) {
+      float sums[MOST * BLOCK], *to = y + from*A->n;
+      int64_t V = B - from < MOST ? B - from : MOST;
+      dot_rows(A, x + from*A->k, q + from*A->k, scale + from, V, begin, end, sums);
+      for (int64_t b = 0; b < V; b++) for (int64_t r = begin; r < end; r++)
+        to[b*A->n + r] = sums[b*BLOCK + r - begin] + (add ? to[b*A->n + r] : 0);
     }
   }
 }
@@ -299,11 +388,6 @@ def matvec(A: Matrix, x: torch.Tensor, # (B, K) float32
 
 # %% ../../nbs/engine/2_cpu.ipynb #c5cb3b67
 C_CODE["sizes"] = r"""
-#ifdef __AVX512F__
-enum { LANES = 16 }; /* floats in a vector register */
-#else
-enum { LANES = 8 };
-#endif
 enum {
   MR = 6,            /* rows of a tile */
   NR = 2 * LANES,    /* columns of a tile and of a strip */
@@ -313,7 +397,6 @@ enum {
   STRIDE = KC + 16,  /* rows a power of two apart would push each other out of the cache */
   FAR = 2048         /* rows a multiple of this apart surely do */
 };
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef float vec4 __attribute__((vector_size(16), aligned(4)));
 """
 
@@ -321,9 +404,7 @@ typedef float vec4 __attribute__((vector_size(16), aligned(4)));
 C_CODE["load1"] = r"""
 static float load1(const matrix *A, int64_t row, int64_t i) {
   i += row * A->k;
-  if (A->dtype == F32) return ((const float *)A->w)[i];
-  if (A->dtype == BF16) return bf16_to_f32(((const uint16_t *)A->w)[i]);
-  return ((const int8_t *)A->w)[i] * A->scale[row];
+  return A->dtype == INT8 ? ((const int8_t *)A->w)[i] * A->scale[row] : load_one(A, i);
 }
 """
 
@@ -404,7 +485,6 @@ static void pack_strip(const matrix *A, int64_t row, int64_t n, int64_t from, in
 
 # %% ../../nbs/engine/2_cpu.ipynb #abc96623
 C_CODE["accumulate"] = r"""
-#define INLINE static inline __attribute__((always_inline))
 /* s (MR, NR) = x (MR, d), rows `ldx` apart, @ w (d, NR) */
 INLINE void accumulate(int64_t d, const float *restrict x, int64_t ldx, const float *restrict w, vec s[MR][2]) {
   #pragma GCC unroll 4
@@ -682,20 +762,19 @@ void norm(const float *x, const float *w, float eps, int64_t k, int64_t B, float
 C_CODE["swiglu_team"] = r"""
 static float silu(float x) { return x / (1 + expf(-x)); }
 
-/* y = silu(gate @ x) * (up @ x) */
+/* y = silu(gate @ x) * (up @ x) for each of B vectors, MOST at most */
 static void swiglu_team(const matrix *gate, const matrix *up, const float *x, int16_t *q, float *scale, float *y,
                         int64_t B) {
-  int64_t n = gate->n, k = gate->k;
+  int64_t n = gate->n;
   quantize_team(gate, x, q, scale, B);
   #pragma omp for
   for (int64_t i = 0; i < (n + BLOCK - 1) / BLOCK; i++) {
     int64_t begin = i * BLOCK, end = begin + BLOCK < n ? begin + BLOCK : n;
-    for (int64_t b = 0; b < B; b++) {
-      float g[BLOCK], u[BLOCK];
-      dot_rows(gate, x + b*k, q + b*k, scale[b], begin, end, g);
-      dot_rows(up, x + b*k, q + b*k, scale[b], begin, end, u);
-      for (int64_t r = 0; r < end - begin; r++) y[b*n + begin + r] = silu(g[r]) * u[r];
-    }
+    float g[MOST * BLOCK], u[MOST * BLOCK];
+    dot_rows(gate, x, q, scale, B, begin, end, g);
+    dot_rows(up, x, q, scale, B, begin, end, u);
+    for (int64_t b = 0; b < B; b++) for (int64_t r = 0; r < end - begin; r++)
+      y[b*n + begin + r] = silu(g[b*BLOCK + r]) * u[b*BLOCK + r];
   }
 }
 """
