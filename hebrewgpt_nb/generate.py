@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import torch
 from .core import UserError
-from .engine.cpu import MATVEC_MAX_ROWS
+from .engine.cpu import MATVEC_MAX_ROWS, choose, library
 from .model import Cache, HebrewGPT
 from .tokenizer import Tokenizer, encode_prompt
 
@@ -91,12 +91,11 @@ def candidates(logits: torch.Tensor, # (B, V)
 
 # %% ../nbs/03_generate.ipynb #fe51c773
 def draw(p: torch.Tensor, # (B, V), of any sum
-         generator: torch.Generator | None=None, # on the device of `p`
+         u: torch.Tensor, # (B,), 0 to 1
         ) -> torch.Tensor: # (B,) ids
-    "Draw an id for each row."
+    "The ids that `u` draws."
     ends = p.cumsum(-1, dtype=torch.float64)
-    at = torch.rand(len(p), 1, generator=generator, device=p.device).double() * ends[:, -1:]
-    return torch.searchsorted(ends, at, right=True)[:, 0]
+    return torch.searchsorted(ends, u.double()[:, None] * ends[:, -1:], right=True)[:, 0]
 
 # %% ../nbs/03_generate.ipynb #dcf87976
 def sample(logits: torch.Tensor, # (B, V)
@@ -104,13 +103,12 @@ def sample(logits: torch.Tensor, # (B, V)
            generator: torch.Generator | None=None, # on the device of the logits
            min_p: float=0.,
           ) -> torch.Tensor: # (B,) ids
-    "Draw a token for each row; temperature 0 takes the best."
+    "Draw a token for each row; temperature 0 takes the best. In C where that is, some five times as fast."
     if temperature == 0: return logits.argmax(-1)
-    if top_k or top_p < 1 or min_p > 0:
-        p, order = candidates(logits, temperature, top_k, top_p, min_p)
-        p = torch.zeros_like(logits, dtype=p.dtype).scatter(-1, order, p)
-    else: p = ((logits - logits.amax(-1, keepdim=True)).float() / temperature).softmax(-1)
-    return draw(p, generator)
+    u = torch.rand(len(logits), generator=generator, device=logits.device)
+    if logits.device.type == "cpu" and library(): return choose(logits.float(), u, temperature, top_k, top_p, min_p)
+    p, order = candidates(logits, temperature, top_k, top_p, min_p)
+    return draw(torch.zeros_like(logits, dtype=p.dtype).scatter(-1, order, p), u)
 
 # %% ../nbs/03_generate.ipynb #822fb3e4
 def penalize_repetition(logits: torch.Tensor, # (1, V)

@@ -32,6 +32,7 @@ from starlette.routing import Mount
 from .bundle import SAMPLING, find_bundle, load_bundle
 from .core import Device, InputPath, PositiveFloat, PositiveInt, Rule, UserError
 from .core import cli, parse_json, reason_of, shorten
+from .engine.cpu import let_threads_go
 from .generate import Batch, BatchRow, check_logits, eval_mode, make_row, tokenize_prompt
 from .model import HebrewGPT
 from .tokenizer import Tokenizer, encode_prompt
@@ -167,8 +168,10 @@ class Rounds:
         for ticket in [*self.batch.rows, *self.waiting]: ticket.finish("cancelled")
     def wait(self) -> bool: # False: closed
         "Sleep while there is nothing to do."
+        def wanted(): return self.closed or self.waiting or self.batch.rows
         with self.changed:
-            self.changed.wait_for(lambda: self.closed or self.waiting or self.batch.rows)
+            if not wanted(): let_threads_go() # another model's may spin instead
+            self.changed.wait_for(wanted)
             return not self.closed
     def work(self):
         "One round."
@@ -212,6 +215,7 @@ class Scheduler(Rounds):
         self.model, self.tok, self.size, self.queue = model, tok, rows, queue
         self.max_new_tokens, self.max_seconds = max_new_tokens or model.cfg.context, max_seconds
         self.batch, self.waiting, self.changed, self.closed = Batch(model, rows), deque(), threading.Condition(), False
+        let_threads_go() # of who loaded the model
         self.thread = threading.Thread(target=self.run, name="scheduler", daemon=True)
         self.thread.start()
     def submit(self, prompt: str | list[int], # as of `stream`

@@ -4,6 +4,7 @@ from hypothesis import given, settings, strategies as st
 from transformers.generation.logits_process import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 import hebrewgpt_nb.generate as G
 from hebrewgpt_nb.core import UserError
+from hebrewgpt_nb.engine.cpu import choose, library
 from hebrewgpt_nb.generate import TextStream, candidates, chat_reply, decode_loop, generate, next_logits, penalize_repetition, sample, stream
 from hebrewgpt_nb.quantize import quantize_for_decoding
 from hebrewgpt_nb.tokenizer import encode_prompt
@@ -126,6 +127,30 @@ def test_candidates_are_those_of_transformers(temperature, top_k, top_p):
     if top_p < 1: theirs = TopPLogitsWarper(top_p)(None, theirs)
     p, order = candidates(logits, temperature, top_k, top_p)
     torch.testing.assert_close(torch.zeros(4, 50).scatter(1, order, p), theirs.softmax(-1))
+
+@pytest.mark.skipif(library() is None, reason="no C compiler")
+@settings(max_examples=80, deadline=None)
+@given(st.floats(.3, 3), st.sampled_from([0, 1, 5, 40, 900]), st.sampled_from([1e-6, .3, .9, .95, 1.]), st.sampled_from([0., .05, .9]), st.sampled_from([1, 2, 50, 700]), st.integers(0, 99))
+def test_c_draws_what_transformers_leaves(temperature, top_k, top_p, min_p, size, seed):
+    g = torch.Generator().manual_seed(seed)
+    logits, u = torch.randn(20, size, generator=g) * 4, torch.rand(20, generator=g)
+    logits[0, ::3] = -torch.inf if size > 2 else 0. # banned
+    left = TemperatureLogitsWarper(temperature)(None, logits)
+    if top_k: left = TopKLogitsWarper(top_k)(None, left)
+    if top_p < 1: left = TopPLogitsWarper(top_p)(None, left)
+    if min_p: left = MinPLogitsWarper(min_p)(None, left)
+    ends = left.double().softmax(-1).cumsum(-1)
+    chosen = choose(logits, u, temperature, top_k, top_p, min_p)[:, None]
+    assert left.gather(1, chosen).isfinite().all()
+    before = torch.cat([torch.zeros(20, 1), ends], 1).gather(1, chosen)
+    assert (before <= u[:, None] + 1e-5).all() and (u[:, None] <= ends.gather(1, chosen) + 1e-5).all()
+
+@pytest.mark.skipif(library() is None, reason="no C compiler")
+def test_of_equals_c_keeps_as_many_as_are_wanted():
+    u = (torch.arange(1000) + .5) / 1000
+    for top_k, top_p, kept in ((3, 1., 3), (0, .5, 4), (0, .51, 5), (8, 1., 8), (0, 1., 8), (3, .5, 2)):
+        assert choose(torch.zeros(1000, 8), u, 1., top_k, top_p, 0.).unique().tolist() == list(range(kept))
+    assert choose(torch.zeros(1, 8).index_fill(1, torch.tensor([5]), 1e-3), torch.tensor([.99]), 1e-50, 0, 1., 0.).item() == 5
 
 def test_penalty_is_that_of_transformers():
     logits, ids = torch.randn(1, 50, generator=torch.Generator().manual_seed(0)), [3, 7, 7, 49]

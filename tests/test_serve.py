@@ -5,6 +5,7 @@ from pathlib import Path
 import httpx, openai, pytest, torch
 from conftest import VOCAB, small
 import hebrewgpt_nb.generate as G
+import hebrewgpt_nb.serve as S
 from hebrewgpt_nb.bundle import save_bundle
 from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.generate import Batch, BatchRow, generate, make_row, next_logits
@@ -87,6 +88,16 @@ def test_twenty_at_once_get_each_its_own(tok, packed):
         texts = ["".join(pieces(t)) for t in tickets]
     assert texts == [generate(packed, tok, prompt, **how) for prompt, how in requests(20)]
     assert {t.reason for t in tickets} <= {"stop", "length"} and {t.place for t in tickets} == {0}
+
+def test_whoever_does_nothing_lets_its_threads_go(tok, packed, monkeypatch):
+    "Where more threads of OpenMP wait than there are processors, all of them sleep between loops, and decoding takes three times as long."
+    gone = []
+    monkeypatch.setattr(S, "let_threads_go", lambda: gone.append(threading.current_thread()))
+    with Scheduler(packed, tok) as one:
+        assert gone[0] is threading.current_thread() # which loaded the model
+        soon(lambda: gone[1:] == [one.thread])
+        "".join(pieces(one.submit("שלום", 5)))
+        soon(lambda: gone[1:] == [one.thread] * 2)
 
 def test_the_queue_is_bounded_and_each_knows_its_place(tok, packed, gate):
     with Scheduler(packed, tok, rows=2, queue=3) as one:

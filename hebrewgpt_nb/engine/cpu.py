@@ -7,7 +7,7 @@ __all__ = ['FLAGS', 'C_CODE', 'MATVEC_MAX_ROWS', 'NAMESPACE', 'MIN_MACS', 'M_TRI
            'find_compiler', 'run_compiler', 'library_path', 'is_own', 'make_own_folder', 'is_whole', 'build_library',
            'compile_c', 'announce_fallback', 'load_c', 'join_fragments', 'library', 'data_pointer', 'Matrix',
            'thread_count', 'matvec', 'gemm', 'linear_op', 'linear_backward', 'has_library', 'use_gemm', 'linear',
-           'gemm_digest', 'newton_schulz', 'keep_memory']
+           'gemm_digest', 'newton_schulz', 'keep_memory', 'choose', 'let_threads_go']
 
 # %% ../../nbs/engine/2_cpu.ipynb #a16a81bb
 import ctypes
@@ -886,6 +886,102 @@ void mamba(const float *in, int64_t B, int64_t inner, int64_t heads, int64_t N, 
   }
 }
 """
+
+# %% ../../nbs/engine/2_cpu.ipynb #d1a00002
+C_CODE["exp_scores"] = r"""
+static inline float exp_below(float x) { /* of x <= 0, in loops that the compiler makes vectors of */
+  float n = rintf(x * 1.44269504f), r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  float p = 1 + r*(1 + r*(.5f + r*(.16666667f + r*(.04166667f + r*(.00833333f + r*.00138889f)))));
+  union { int32_t i; float f; } two = { ((int32_t)n + 127) << 23 };
+  return x < -87 ? 0 : p * two.f;
+}
+/* e = exp((logits - the largest) / temperature) */
+static void exp_scores(const float *logits, int64_t n, float temperature, float *e) {
+  float largest = -INFINITY;
+  #pragma omp simd reduction(max:largest)
+  for (int64_t i = 0; i < n; i++) largest = logits[i] > largest ? logits[i] : largest;
+  for (int64_t i = 0; i < n; i++) {
+    float x = (logits[i] - largest) / temperature;
+    e[i] = exp_below(x > -100 ? x : -100);
+  }
+}
+"""
+
+# %% ../../nbs/engine/2_cpu.ipynb #d1a00004
+C_CODE["keep_best"] = r"""
+static inline float as_float(uint32_t bits) { union { uint32_t u; float f; } v = { bits }; return v.f; }
+
+/* of the scores that are `least` or more: their sum, or how many there are */
+static float best(const float *e, int64_t n, float least, int count) {
+  float s = 0;
+  #pragma omp simd reduction(+:s)
+  for (int64_t i = 0; i < n; i++) s += e[i] < least ? 0 : count ? 1 : e[i];
+  return s;
+}
+/* the highest score whose best reach `target`, a sum or a count; e is 0 to 1 */
+static uint32_t highest(const float *e, int64_t n, float target, int count) {
+  uint32_t low = 1, high = 0x3f800000; /* 1.f */
+  while (low < high) {
+    uint32_t middle = low + (high - low + 1) / 2;
+    if (best(e, n, as_float(middle), count) >= target) low = middle; else high = middle - 1;
+  }
+  return low;
+}
+/* zero all but the fewest that reach it; of equals the first stay; few (n) is room, for those that matter most often */
+static void keep_best(float *e, int64_t n, float target, int count, float *few) {
+  int64_t m = 0;
+  for (int64_t i = 0; i < n; i++) { few[m] = e[i]; m += e[i] >= 1e-3f; }
+  int enough = best(few, m, 0, count) >= target;
+  uint32_t bits = enough ? highest(few, m, target, count) : highest(e, n, target, count);
+  float least = as_float(bits), more = target - best(e, n, as_float(bits + 1), count);
+  float equals = fmaxf(1, ceilf(more / (count ? 1 : least)));
+  for (int64_t i = 0; i < n; i++) {
+    if (e[i] == least) equals--;
+    if (e[i] < least || (e[i] == least && equals < 0)) e[i] = 0;
+  }
+}
+"""
+
+# %% ../../nbs/engine/2_cpu.ipynb #d1a00008
+C_CODE["choose"] = r"""
+/* an id for each of B rows of n logits, by u (B) from 0 to 1; e (2, n) is room */
+void choose(const float *logits, int64_t B, int64_t n, float temperature, int64_t top_k, float top_p, float min_p,
+            const float *u, float *e, int64_t *ids) {
+  for (int64_t b = 0; b < B; b++) {
+    exp_scores(logits + b*n, n, temperature, e);
+    if (top_k && top_k < n) keep_best(e, n, top_k, 1, e + n);
+    if (top_p < 1) keep_best(e, n, top_p * best(e, n, 0, 0), 0, e + n);
+    double all = 0, sum = 0;
+    for (int64_t i = 0; i < n; i++) { e[i] = e[i] < min_p ? 0 : e[i]; all += e[i]; }
+    int64_t i = 0;
+    for (sum = e[0]; i < n - 1 && sum <= u[b] * all; sum += e[i]) i++;
+    ids[b] = i;
+  }
+}
+"""
+
+# %% ../../nbs/engine/2_cpu.ipynb #d1a00009
+def choose(logits: torch.Tensor, # (B, V) float32
+           u: torch.Tensor, # (B,) float32, 0 to 1
+           temperature: float, top_k: int, top_p: float, min_p: float, # as of `sample`
+          ) -> torch.Tensor: # (B,) ids
+    "The tokens that `u` draws; only where there is a `library`."
+    logits, u, (B, V) = logits.contiguous(), u.contiguous(), logits.shape
+    ids, room = torch.empty(B, dtype=torch.int64), torch.empty(2, V)
+    sizes, shares = (ctypes.c_int64(n) for n in (B, V)), (ctypes.c_float(x) for x in (top_p, min_p))
+    how = ctypes.c_float(max(temperature, 1e-30)), ctypes.c_int64(top_k), *shares
+    library().choose(data_pointer(logits), *sizes, *how, *map(data_pointer, (u, room, ids)))
+    return ids
+
+# %% ../../nbs/engine/2_cpu.ipynb #d1b00002
+C_CODE["let_go"] = r"""
+int let_go(void) { return omp_pause_resource_all(omp_pause_hard); }
+"""
+
+# %% ../../nbs/engine/2_cpu.ipynb #d1b00003
+def let_threads_go():
+    "End the threads that wait for this one's next loop."
+    if library(): library().let_go()
 
 # %% ../../nbs/engine/2_cpu.ipynb #454afea7
 C_CODE["model"] = r"""
