@@ -2,7 +2,7 @@
 import os
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", # read when gradio is imported: the page and the server ask nobody else
                "GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000"} # nor keep a table of all questions, read anew at each
-import argparse, hmac, json, math, random, re, sys, threading, time
+import argparse, asyncio, hmac, json, math, random, re, sys, threading, time
 from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
@@ -20,6 +20,7 @@ from hebrewgpt_nb.tokenizer import encode_prompt, readable_pieces
 
 MAX_CHARS, MAX_NEW, MAX_SECONDS, MAX_WAITING, MAX_MESSAGES = 4000, 1000, 60, 64, 100 # of a question, an answer, an answer, the queue, a chat
 MAX_BYTES, MAX_SESSIONS, MAX_LOG = 2**20, 64, 2**26 # of a request; of visitors whose page Gradio remembers; of likes or votes, in bytes
+PAUSE = .04 # seconds between two states of an answer: drawing each takes the time of several tokens
 HALF = re.compile("[\ud800-\udfff]") # of a pair of UTF-16: no character
 HERE = Path(__file__).parent
 WRITING = threading.Lock() # one line after the other
@@ -127,8 +128,9 @@ class Answer:
     @property
     def message(self) -> dict:
         "How far it is."
-        t, now = self.ticket, time.monotonic()
+        t = self.ticket
         if not t: return self.m
+        now = t.ended or time.monotonic()
         if t.error: return self.m | dict(note=["cannot", str(t.error)])
         if t.place: return self.m | dict(state="waiting", place=t.place)
         self.since = self.since or now
@@ -137,7 +139,9 @@ class Answer:
 
 async def grow(*answers: Answer): # yields their messages
     "Answers side by side as they grow; whoever stops listening cancels them."
-    async for _ in follow([a.ticket for a in answers if a.ticket]): yield [a.message for a in answers]
+    async for _ in follow([a.ticket for a in answers if a.ticket]):
+        yield [a.message for a in answers]
+        await asyncio.sleep(PAUSE)
 
 def whole(text: str) -> str:
     "Without halves of characters, which cannot be sent back."

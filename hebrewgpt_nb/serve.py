@@ -86,7 +86,7 @@ class ScoredRow(BatchRow):
 # %% ../nbs/11_serve.ipynb #75158d6a
 class Ticket(ScoredRow):
     "A request on its way."
-    place, wish, error, made, deadline = 0, "", None, 0, float("inf") # made: tokens
+    place, wish, error, made, deadline, ended = 0, "", None, 0, float("inf"), None # made: tokens; ended: time.monotonic
     def __init__(self, *row):
         super().__init__(*row)
         self.prompt_ids, self.listeners = tuple(self.ids), set()
@@ -105,7 +105,7 @@ class Ticket(ScoredRow):
         self.tell()
     def finish(self, reason): # stop, length, time, cancelled or error
         super().finish(reason)
-        self.place = 0
+        self.place, self.ended = 0, time.monotonic()
         self.tell()
     def fail(self, error: Exception):
         "End with an error, which whoever reads it meets."
