@@ -111,7 +111,7 @@ class Answer:
     def __init__(self, bot: Bot, talk: list[dict], settings: dict, input: str=""): # `settings` by `NAMES`
         last, seed = talk[-1], int(talk[-1].get("seed", -1 if settings["seed"] is None else settings["seed"]))
         if seed < 0: seed = random.randrange(2**31)
-        self.begun, self.made, self.seconds, self.since, self.ticket = last["text"], last.get("tokens", 0), last.get("seconds", 0), None, None
+        self.begun, self.made, self.seconds, self.ticket = last["text"], last.get("tokens", 0), last.get("seconds", 0), None
         self.m = dict(role="assistant", text=self.begun, state="refused", model=bot.name, seed=seed, way=settings["way"], context=bot.context, limit=MAX_SECONDS)
         try:
             ids, self.m["dropped"] = given(bot, talk, len(talk) - 1, settings, input)
@@ -133,15 +133,14 @@ class Answer:
         now = t.ended or time.monotonic()
         if t.error: return self.m | dict(note=["cannot", str(t.error)])
         if t.place: return self.m | dict(state="waiting", place=t.place)
-        self.since = self.since or now
         state = "writing" if t.running else "full" if t.reason == "length" and self.is_full else ENDS[t.reason]
-        return self.m | dict(text=self.begun + t.text, state=state, tokens=self.made + t.made, seconds=round(self.seconds + now - self.since, 3))
+        return self.m | dict(text=self.begun + t.text, state=state, tokens=self.made + t.made, seconds=round(self.seconds + now - (t.begun or now), 3))
 
 async def grow(*answers: Answer): # yields their messages
     "Answers side by side as they grow; whoever stops listening cancels them."
     async for _ in follow([a.ticket for a in answers if a.ticket]):
         yield [a.message for a in answers]
-        await asyncio.sleep(PAUSE)
+        if any(a.ticket.running for a in answers if a.ticket): await asyncio.sleep(PAUSE)
 
 def whole(text: str) -> str:
     "Without halves of characters, which cannot be sent back."

@@ -86,7 +86,7 @@ class ScoredRow(BatchRow):
 # %% ../nbs/11_serve.ipynb #75158d6a
 class Ticket(ScoredRow):
     "A request on its way."
-    place, wish, error, made, deadline, ended = 0, "", None, 0, float("inf"), None # made: tokens; ended: time.monotonic
+    place, wish, error, made, deadline, begun, ended = 0, "", None, 0, float("inf"), None, None # made: tokens; the last two: time.monotonic
     def __init__(self, *row):
         super().__init__(*row)
         self.prompt_ids, self.listeners = tuple(self.ids), set()
@@ -195,7 +195,8 @@ class Rounds:
         return ticket
     def join(self, ticket: Ticket):
         "Read its prompt; an error is its own."
-        ticket.place, ticket.deadline = 0, time.monotonic() + self.max_seconds
+        ticket.place, ticket.begun = 0, time.monotonic()
+        ticket.deadline = ticket.begun + self.max_seconds
         try: self.batch.join(ticket)
         except Exception as e: ticket.fail(e)
     def fail(self, error: Exception):

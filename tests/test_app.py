@@ -27,6 +27,7 @@ def app():
     spec = importlib.util.spec_from_file_location("hebrewgpt_app", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.PAUSE = 0 # these models write a whole answer in less
     return module
 
 @pytest.fixture(scope="module")

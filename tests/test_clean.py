@@ -40,7 +40,8 @@ def test_clean_text_is_clean(text, niqqud):
 @settings(max_examples=300, deadline=None)
 @given(messy)
 def test_every_text_settles_or_is_nested_markup(text):
-    assert clean_text(text) or not re.search(r"\w", STEPS["tags"](text)) or "<" in text or "&" in text or any(clean.BOILERPLATE_LINE(line) for line in clean.BREAK.sub("\n", text).split("\n"))
+    seen = re.sub("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]", "", text) # as boilerplate is looked for
+    assert clean_text(text) or not re.search(r"\w", STEPS["tags"](text)) or "<" in text or "&" in text or any(clean.BOILERPLATE_LINE(line) for line in clean.BREAK.sub("\n", seen).split("\n"))
 
 @settings(max_examples=150, deadline=None)
 @given(messy, st.sampled_from([n for n in STEPS if n not in ("encoding", "entities", "tags", "quotes")]))
