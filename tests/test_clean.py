@@ -69,7 +69,7 @@ def test_words_are_never_joined(ws, gap):
 
 INSIDE = "\u200e \u200f \u202a \u202b \u202c \u202d \u202e \u2066 \u2067 \u2068 \u2069 \u061c \u200b \u200c \u200d \u2060 \ufeff \u00ad \u034f \ufffd \x00 \x07 <b> </b> <wbr> <!--x--> &rlm; &shy; &#8207; &amp;rlm;".split(" ")
 @settings(max_examples=300, deadline=None)
-@given(hebrew_word.filter(lambda w: not re.search(f"[{MARKS}]", w)), st.sampled_from(INSIDE), st.data())
+@given(hebrew_word.filter(lambda w: not re.search(f"[{MARKS}]|־־", w)), st.sampled_from(INSIDE), st.data()) # between two signs a tag may be text
 def test_what_is_put_inside_a_word_vanishes(word, mark, data):
     at = data.draw(st.integers(1, len(word) - 1))
     assert clean_text(f"בית {word[:at]}{mark}{word[at:]} ספר") == f"בית {word} ספר"
