@@ -20,7 +20,7 @@ from hebrewgpt_nb.tokenizer import encode_prompt, readable_pieces
 
 MAX_CHARS, MAX_NEW, MAX_SECONDS, MAX_WAITING, MAX_MESSAGES = 4000, 1000, 60, 64, 100 # of a question, an answer, an answer, the queue, a chat
 MAX_BYTES, MAX_SESSIONS, MAX_LOG = 2**20, 64, 2**26 # of a request; of visitors whose page Gradio remembers; of likes or votes, in bytes
-PAUSE = .04 # seconds between two states of an answer: drawing each takes the time of several tokens
+PAUSE = .04 # seconds between two states of an answer: showing one takes the processor that writes it
 HALF = re.compile("[\ud800-\udfff]") # of a pair of UTF-16: no character
 HERE = Path(__file__).parent
 WRITING = threading.Lock() # one line after the other
