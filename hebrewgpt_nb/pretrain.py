@@ -21,8 +21,8 @@ from .text.shards import Shards
 from .text.mixture import Balance, Mixture, read_mixture
 from .text.records import read_records
 from .training.checkpoint import is_checkpoint, local_copy, open_checkpoint
-from .training.loop import Training, fit, full_model, gather_state, launch, load_weights, rank_and_size
-from .training.loop import worker, wrap_distributed
+from .training.loop import Training, compute_dtype, fit, full_model, gather_state, launch, load_weights
+from .training.loop import rank_and_size, worker, wrap_distributed
 from .training.optim import WeightAverage, OptimizerName, Schedule, make_optimizer, schedule
 from .training.rows import Rows, step_batches
 
@@ -215,12 +215,13 @@ def train_model(params: dict) -> dict: # those of the stage, with tokenizer, dat
     per_step, per_batch = p.batch_tokens // p.context, p.forward_tokens // p.context
     rows = Rows(Shards(folder, tok), p.context, p.steps * per_step, p.mixture, p.balance, p.max_epochs, p.seed)
     t = new_training(p, tok)
+    dtype = compute_dtype(device, p.dtype, t.model.cfg.width)
     fit(t,
         lambda step: step_batches(rows, tok.bos_id, step, per_step, per_batch, rank, size),
         p.run, run_key(params, tok, folder, texts), p.steps,
         lambda step: schedule(step, p.steps, p.lr_schedule),
         without_compile(make_evaluator(tok, short_texts, p.context)), p.eval_every, p.save_every,
-        average_from=int(p.steps * (1 - p.swa)), seed=p.seed, device=device, dtype=p.dtype, what="pretrain",
+        average_from=int(p.steps * (1 - p.swa)), seed=p.seed, device=device, dtype=dtype, what="pretrain",
         checkpoints=p.checkpoints, flops=forward_flops(t.model.cfg, p.context))
     model, average = full_model(t.model), gather_state(t.average.weights) if t.average else {}
     if rank: return {} # all had to take part in putting the tensors together

@@ -6,8 +6,8 @@
 __all__ = ['FLAGS', 'C_CODE', 'MATVEC_MAX_ROWS', 'NAMESPACE', 'MIN_MACS', 'M_TRIM_THRESHOLD', 'M_MMAP_THRESHOLD', 'describe_cpu',
            'find_compiler', 'run_compiler', 'library_path', 'is_own', 'make_own_folder', 'is_whole', 'build_library',
            'compile_c', 'announce_fallback', 'load_c', 'join_fragments', 'library', 'data_pointer', 'Matrix',
-           'thread_count', 'matvec', 'gemm', 'linear_op', 'linear_backward', 'has_library', 'use_gemm', 'linear',
-           'gemm_digest', 'newton_schulz', 'keep_memory', 'choose', 'let_threads_go']
+           'thread_count', 'matvec', 'gemm', 'linear_op', 'linear_backward', 'has_bf16', 'has_library', 'use_gemm',
+           'linear', 'gemm_digest', 'newton_schulz', 'keep_memory', 'choose', 'let_threads_go']
 
 # %% ../../nbs/engine/2_cpu.ipynb #a16a81bb
 import ctypes
@@ -630,6 +630,12 @@ def linear_backward(ctx, grad): # (M, N)
     return dx, dw
 
 linear_op.register_autograd(linear_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
+
+# %% ../../nbs/engine/2_cpu.ipynb #0e0ba1bb
+@lru_cache
+def has_bf16() -> bool:
+    "The processor multiplies bfloat16 by itself (AMX or AVX-512 BF16)."
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 # %% ../../nbs/engine/2_cpu.ipynb #c70a0615
 MIN_MACS = 2**26 # multiply-adds of a call, from where on C is ahead

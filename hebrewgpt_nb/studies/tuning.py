@@ -136,9 +136,9 @@ def time_packing(p: SimpleNamespace) -> dict: # as of `compare_packing`
     "Packing on the study's base and examples."
     device = pick_device(p.device)
     model, tok = load_base(p.base, p)
-    prepare(model.train(), SimpleNamespace(method="lora", rank=p.rank, mamba=False, device=p.device, dtype=p.dtype))
-    return compare_packing(model, training_examples(p, tok), p.context, max(p.context, 4096), p.repeats, device,
-                           compute_dtype(device, p.dtype))
+    dtype = compute_dtype(device, p.dtype, model.cfg.width)
+    prepare(model.train(), SimpleNamespace(method="lora", rank=p.rank, mamba=False, device=p.device, dtype=dtype))
+    return compare_packing(model, training_examples(p, tok), p.context, max(p.context, 4096), p.repeats, device, dtype)
 
 # %% ../../nbs/studies/7_tuning.ipynb #571b6800
 @stage
