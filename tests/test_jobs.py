@@ -91,6 +91,9 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before; {endp
                                  width=32, lr=.01, adam_lr=.001, processes=2, device="cpu", dtype="float32"),
     "studies/7_tuning": dict(run="{run}/tuning", base="{run}/base", data="{mine}/asks", lora_rates="", full_rates="0.01", orders="shuffled", seeds=2, rank=2, epochs=2., steps=1,
                              batch_tokens=512, context=128, eval_every=2, examples=8, repeats=3, device="cpu", dtype="bfloat16"),
+    "studies/10_shares": dict(run="{run}/shares", data="{run}/data", tokenizer="{run}/tokenizer/tokenizer.model", shards="{run}/tokenizer/shards", preset="mini", source="recipes",
+                              mixture="{mine}/shares.yaml", shares="1", written="recipes", seeds=2, steps=2, batch_tokens=512, context=256, max_epochs=9., dropout=.1, save_every=1,
+                              pairs=7, stories=2, prompts=4, max_new_tokens=8, device="cpu", dtype="bfloat16"),
     "studies/9_mini": dict(run="{run}/mini", data="{mine}", words=2000, n=50, seed=3),
 }
 
