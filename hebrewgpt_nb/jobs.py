@@ -30,6 +30,7 @@ STAGES = { # notebook -> the stage at its end; other notebooks only teach
     "studies/4_tokenizers": "studies.tokenizers.compare_tokenizers",
     "studies/7_tuning": "studies.tuning.compare_tuning",
     "studies/9_mini": "studies.mini.gather",
+    "studies/10_shares": "studies.shares.compare_shares",
 }
 
 # %% ../nbs/10_jobs.ipynb #d4792eef

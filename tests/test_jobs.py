@@ -15,7 +15,8 @@ from hub_stand_in import Hub
 
 ROOT, BIN = Path(__file__).parents[1], Path(sys.executable).parent
 PAGE_SIZES = dict(steps=2, batch_tokens=256, forward_tokens=256, context=128, eval_every=1, save_every=1, unlearn=2, seeds=1, width=64,
-                  examples=4, generations=2, max_new_tokens=5, prefill=32, prompt=8, new=2, repeats=5, threads=1, count=1, words=5000, n=100)
+                  examples=4, generations=2, max_new_tokens=5, prefill=32, prompt=8, new=2, repeats=5, threads=1, count=1, words=5000, n=100,
+                  pairs=20, stories=3, prompts=4)
 
 
 def papermill(notebook: str, out: Path, params: dict, cwd: Path) -> str: # what the executed notebook shows
@@ -91,6 +92,9 @@ CASES = { # {mine}: the folder above; {run}: the runs of the cases before; {endp
                                  width=32, lr=.01, adam_lr=.001, processes=2, device="cpu", dtype="float32"),
     "studies/7_tuning": dict(run="{run}/tuning", base="{run}/base", data="{mine}/asks", lora_rates="", full_rates="0.01", orders="shuffled", seeds=2, rank=2, epochs=2., steps=1,
                              batch_tokens=512, context=128, eval_every=2, examples=8, repeats=3, device="cpu", dtype="bfloat16"),
+    "studies/10_shares": dict(run="{run}/shares", data="{run}/data", tokenizer="{run}/tokenizer/tokenizer.model", shards="{run}/tokenizer/shards", preset="mini", source="recipes",
+                              mixture="{mine}/shares.yaml", shares="1", written="recipes", seeds=2, steps=2, batch_tokens=512, context=256, max_epochs=9., dropout=.1, save_every=1,
+                              pairs=7, stories=2, prompts=4, max_new_tokens=8, device="cpu", dtype="bfloat16"),
     "studies/9_mini": dict(run="{run}/mini", data="{mine}", words=2000, n=50, seed=3),
 }
 
@@ -171,6 +175,7 @@ def test_a_job_file_with_its_sizes_shrunk(job, mine, card_data, endpoint, tmp_pa
     params = shrunk(yaml.safe_load((ROOT/"jobs"/job).read_text(encoding="utf8")))
     at = {k: v.replace("runs/", f"{tmp_path}/runs/", 1) if isinstance(v, str) else v for k, v in params.items()}
     at |= {k: v for k, v in dict(base_url=endpoint, english=str(mine/"english.jsonl")).items() if k in at}
+    if notebook == "studies/10_shares": at |= dict(source="wikipedia", mixture="", written="") # of what is there
     if notebook in ("05_sft", "studies/7_tuning"): at["base"], at["data"] = tuned_base(tmp_path), str(sample_dir())
     elif "data" in at: subprocess.run([sys.executable, "-m", "hebrewgpt_nb.data", "--run", at["data"], "--data", str(card_data)], cwd=ROOT, check=True, capture_output=True)
     if "tokenizer" in at: subprocess.run([sys.executable, "-m", "hebrewgpt_nb.tokenizer", "--run", str(Path(at["tokenizer"]).parent), "--data", at["data"], "--vocab_size", "600"], cwd=ROOT, check=True, capture_output=True)
