@@ -77,6 +77,7 @@ def plain_ids(tok, text: str) -> list[int]:
     "A text as ids, without any that the tokenizer would put around it."
     return tok(text, add_special_tokens=False)["input_ids"]
 
+# %% ../nbs/evaluation/7_backends.ipynb #5f96ea69
 def stock_ids(tok, prompt: Prompt) -> list[int]:
     "A prompt as ids."
     text = prompt if isinstance(prompt, str) else chat_text(tok, prompt)
@@ -96,6 +97,7 @@ def pass_tokens(model: StockModel) -> int:
     "Tokens of a forward pass."
     return (2**29 if model.net.device.type == "cuda" else 2**26) // model.cfg.vocab_size
 
+# %% ../nbs/evaluation/7_backends.ipynb #d1a87350
 def pad_rows(rows: list[list[int]], fill: int, left: bool=False) -> torch.Tensor: # (B, T)
     "Rows of one width; short ones are filled on the right, or on the left."
     width = max(map(len, rows))
@@ -111,6 +113,7 @@ def score_row(logits: torch.Tensor, # (n, V)
     at = logits.gather(1, targets[:, None])
     return torch.stack([logits.logsumexp(1) - at[:, 0], (logits > at).sum(1).float()]).cpu()
 
+# %% ../nbs/evaluation/7_backends.ipynb #5e3dcd93
 @torch.inference_mode()
 def score_rows(model: StockModel, pieces: list) -> list[torch.Tensor]: # (inputs, targets) each, -100: not scored
     "One forward pass: of each piece its nats and ranks, (2, n)."
@@ -161,6 +164,7 @@ def check_given_back(tok, text: str, ids: list[int]):
 # %% ../nbs/evaluation/7_backends.ipynb #0eb998e8
 def ending(tok) -> list[int]: return [] if tok.eos_token_id is None else [tok.eos_token_id]
 
+# %% ../nbs/evaluation/7_backends.ipynb #b410e6fd
 @score_each_text.register(StockModel)
 def score_stock_texts(model, tok, texts, context=None, batch_tokens=None, progress=None, end=True) -> list[Scores]:
     "`score_each_text` of a model of transformers."
@@ -189,6 +193,7 @@ def end_ids(model: StockModel, tok) -> list[int]:
     found = ending(tok) if found is None else found if isinstance(found, list) else [found]
     return sorted({*found, *ending(tok)})
 
+# %% ../nbs/evaluation/7_backends.ipynb #11944f16
 def greedy(model: StockModel, tok, max_new_tokens: int) -> GenerationConfig:
     "How it writes: the likeliest token each time."
     ends = end_ids(model, tok)

@@ -6,12 +6,12 @@
 __all__ = ['LONG', 'STEMS', 'WAYS', 'WRITTEN', 'READINGS', 'READ_INSTRUCTION', 'ANSWER_TOKENS', 'LABELLINGS', 'TRANSLATE',
            'BENCHMARKS', 'written_for', 'counted', 'measure_follow', 'by_kind', 'parse_open', 'read_open',
            'measure_open', 'repetition_metrics', 'find_tests', 'in_groups', 'run_groups', 'evenly_by_group',
-           'file_questions', 'passage_questions', 'parse_reading', 'file_readings', 'ask', 'ways_to_ask', 'read_ways',
-           'written_choice', 'choose', 'letters_written', 'reading_name', 'chosen_metrics', 'item_text',
-           'measure_choices', 'by_category', 'joined', 'all_together', 'measure_questions', 'read_passages',
-           'reading_prompt', 'first_line', 'measure_reading', 'Labelling', 'parse_label', 'read_labelled',
-           'read_labels', 'read_part', 'balanced', 'measure_labels', 'parse_pair', 'read_translations',
-           'measure_translation', 'grouped', 'followed_items', 'read_questions', 'labelled_task']
+           'file_questions', 'parse_reading', 'file_readings', 'passage_questions', 'ask', 'ways_to_ask', 'read_ways',
+           'written_choice', 'choose', 'letters_written', 'reading_name', 'chosen_metrics', 'item_text', 'by_category',
+           'measure_choices', 'joined', 'all_together', 'measure_questions', 'read_passages', 'reading_prompt',
+           'first_line', 'measure_reading', 'Labelling', 'parse_label', 'read_labelled', 'read_labels', 'read_part',
+           'balanced', 'measure_labels', 'parse_pair', 'read_translations', 'measure_translation', 'grouped',
+           'followed_items', 'read_questions', 'labelled_task']
 
 # %% ../nbs/evaluation/6_benchmarks.ipynb #7c87e43e
 import re, zlib
@@ -46,6 +46,7 @@ def written_for(model, tok, items: list[dict], prompts: list, # one an item
     if not found: raise NotMeasured(f"all {len(items)} prompts with their answers are longer than the context")
     return tuple(map(list, zip(*found)))
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #61879b30
 def counted(name: str, items: list, texts: list[str]) -> dict: # of all items, those with room
     "What a figure of answers was counted on."
     empty = sum(not t.strip() for t in texts)
@@ -87,6 +88,7 @@ def parse_open(found: dict) -> dict | str: # id, instruction, kind, showcase; or
     return dict(id=as_text(found.get("id")), instruction=found["instruction"], kind=as_text(found.get("kind")),
                 showcase=found.get("showcase") is True)
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #413d6cdd
 def read_open(inputs: Inputs) -> list[dict]:
     "The project's open prompts; those to be shown first."
     found = read_checked(sample_dir().with_name("open")/"eval"/"prompts.jsonl", parse_open, inputs.quarantine)
@@ -139,6 +141,7 @@ def in_groups(items: list[dict]) -> dict[str, list[dict]]:
     for item in items: groups.setdefault(item["group"], []).append(item)
     return groups
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #a211bd17
 def run_groups(name: str, measure_group: Callable, # model, tok, items, inputs, name of its metrics -> TaskResult
                model, tok, items: list[dict], inputs: Inputs, tick=no_tick) -> TaskResult:
     "Measure each group of items by itself; one that is refused says why."
@@ -152,6 +155,7 @@ def run_groups(name: str, measure_group: Callable, # model, tok, items, inputs, 
         tick(len(some))
     return result
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #f02a040e
 def evenly_by_group(items: list[dict], n: int) -> list[dict]:
     "At most `n` items of each group."
     return [item for some in in_groups(items).values() for item in take_evenly(some, n)]
@@ -165,6 +169,21 @@ def file_questions(inputs: Inputs) -> list[dict]:
         found += [q | its_own for q in read_checked(path, parse_question, inputs.quarantine)]
     return found
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #f7879a6b
+def parse_reading(found: dict) -> dict | str: # id, context, question, answers, answerable; or what is wrong
+    "Check one question about a passage; one without an answer must say so."
+    context, question = found.get("context"), found.get("question")
+    if not is_text(context) or not is_text(question): return "no context or no question"
+    row = dict(id=as_text(found.get("id")) or question, context=context.strip(), question=question.strip(), group="all")
+    if found.get("answerable") is False: return row | dict(answers=[f"{NO_ANSWER}."], answerable=False)
+    q = parse_qa(found)
+    return q if isinstance(q, str) else row | dict(answers=q["answers"], answerable=True)
+
+# %% ../nbs/evaluation/6_benchmarks.ipynb #f8c0f61d
+def file_readings(inputs: Inputs) -> list[dict]:
+    "The questions about passages of files."
+    return [q for path in find_tests(inputs, "qa") for q in read_checked(path, parse_reading, inputs.quarantine)]
+
 # %% ../nbs/evaluation/6_benchmarks.ipynb #5a282937
 def passage_questions(inputs: Inputs) -> list[dict]:
     "Choice questions made of questions about passages."
@@ -176,20 +195,6 @@ def passage_questions(inputs: Inputs) -> list[dict]:
                          choices=choices, answer_index=place))
     return made
 
-# %% ../nbs/evaluation/6_benchmarks.ipynb #f7879a6b
-def parse_reading(found: dict) -> dict | str: # id, context, question, answers, answerable; or what is wrong
-    "Check one question about a passage; one without an answer must say so."
-    context, question = found.get("context"), found.get("question")
-    if not is_text(context) or not is_text(question): return "no context or no question"
-    row = dict(id=as_text(found.get("id")) or question, context=context.strip(), question=question.strip(), group="all")
-    if found.get("answerable") is False: return row | dict(answers=[f"{NO_ANSWER}."], answerable=False)
-    q = parse_qa(found)
-    return q if isinstance(q, str) else row | dict(answers=q["answers"], answerable=True)
-
-def file_readings(inputs: Inputs) -> list[dict]:
-    "The questions about passages of files."
-    return [q for path in find_tests(inputs, "qa") for q in read_checked(path, parse_reading, inputs.quarantine)]
-
 # %% ../nbs/evaluation/6_benchmarks.ipynb #bb127361
 def ask(q: dict, question: bool=True, # False: only the options
         passage: str | None=None) -> dict: # another passage than its own
@@ -197,6 +202,7 @@ def ask(q: dict, question: bool=True, # False: only the options
     lines = [q["passage"] if passage is None else passage, q["question"]] if question else []
     return dict(instruction=CHOICE_INSTRUCTION, input="\n".join([*filter(None, lines), *letter_choices(q["choices"])]))
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #f770aee1
 WAYS = ("asked", "text alone", "options only", "shuffled passage")
 
 def ways_to_ask(q: dict, other: str) -> dict[str, list[tuple]]: # way -> requests, one a choice
@@ -215,6 +221,7 @@ def read_ways(scores: dict[str, list], # way -> scores of the choices
     gains = [a.nats - p.nats for a, p in zip(scores["asked"], scores["options only"])]
     return chosen | {"minus prior": gains.index(min(gains))}
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #8dcb483b
 WRITTEN = re.compile(rf"\W*([{LETTERS}])(?![א-ת])")
 
 def written_choice(text: str) -> int | None: # None: no letter
@@ -231,6 +238,7 @@ def choose(model, tok, questions: list[dict]) -> list[dict | None]: # of each qu
     each = [{way: [next(scores) for _ in requests] for way, requests in ways.items()} for ways in asked]
     return [None if None in sum(found.values(), []) else read_ways(found) for found in each]
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #01f91b1d
 def letters_written(model, tok, questions: list[dict]) -> list[int | None]:
     "The letter that the model writes to each question."
     return [written_choice(w.text) for w in write_texts(model, tok, [ask(q) for q in questions], 4)]
@@ -240,6 +248,7 @@ READINGS = ("asked", "text alone", "minus prior", "written", "options only", "sh
 
 def reading_name(label: str, way: str) -> str: return label if way == "asked" else f"{label} ({way})"
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #c4cba2fc
 def chosen_metrics(label: str, questions: list[dict], chosen: list[dict], asked: int) -> dict: # name -> metric
     "The share right of each reading."
     chance = sum(1 / len(q["choices"]) for q in questions) / len(questions)
@@ -255,6 +264,14 @@ def chosen_metrics(label: str, questions: list[dict], chosen: list[dict], asked:
 # %% ../nbs/evaluation/6_benchmarks.ipynb #86f0c51d
 def item_text(q: dict) -> str: return "\n".join([q["question"], *letter_choices(q["choices"])])
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #3fe02357
+def by_category(questions: list[dict], chosen: list[dict]) -> dict: # category -> right, of
+    "How many questions of each category were answered right."
+    asked = Counter(q["category"] for q in questions)
+    right = Counter(q["category"] for q, f in zip(questions, chosen) if f["asked"] == q["answer_index"])
+    return {category: dict(right=right[category], of=n) for category, n in asked.items()}
+
+# %% ../nbs/evaluation/6_benchmarks.ipynb #ef16dc95
 def measure_choices(model, tok, questions: list[dict], inputs: Inputs, label: str) -> TaskResult:
     "Accuracy by every reading, and by category."
     texts = list(map(item_text, questions))
@@ -271,13 +288,6 @@ def measure_choices(model, tok, questions: list[dict], inputs: Inputs, label: st
                     gold=q["choices"][q["answer_index"]], right=f["asked"] == q["answer_index"])
                for q, f in zip(kept, chosen)]
     return TaskResult(metrics, details, outputs=outputs)
-
-# %% ../nbs/evaluation/6_benchmarks.ipynb #3fe02357
-def by_category(questions: list[dict], chosen: list[dict]) -> dict: # category -> right, of
-    "How many questions of each category were answered right."
-    asked = Counter(q["category"] for q in questions)
-    right = Counter(q["category"] for q, f in zip(questions, chosen) if f["asked"] == q["answer_index"])
-    return {category: dict(right=right[category], of=n) for category, n in asked.items()}
 
 # %% ../nbs/evaluation/6_benchmarks.ipynb #b288a338
 def joined(metrics: dict[str, dict]) -> Tally: # group -> metric
@@ -353,6 +363,7 @@ class Labelling:
     part: str = "" # a field that alone should not tell the label; empty: none
     part_of: Callable = lambda r: "" # row -> that part of what is labelled
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #01eda11d
 LABELLINGS = [
     Labelling("sentiment", "סווגו את התגובה: חיובי, שלילי או ניטרלי.", ("חיובי", "שלילי", "ניטרלי"),
               lambda r: r["text"], ("text",), ("positive", "negative", "neutral")),
@@ -372,6 +383,7 @@ def parse_label(kind: Labelling, found: dict) -> dict | str: # id, cluster, inpu
     return dict(id=name or found[kind.fields[0]], cluster=cluster or name, input=kind.input_of(found),
                 part=kind.part_of(found), label=label)
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #0d6d1f60
 def read_labelled(kind: Labelling, inputs: Inputs) -> list[dict]:
     "The items of all files of a task of labels; a file is a group."
     found = []
@@ -387,10 +399,12 @@ def read_labels(scores: list, prior: list) -> dict[str, int]: # reading -> the l
     return {"asked": best_choice(scores, "nats"), "length-normalised": best_choice(scores, "bits_per_byte"),
             "minus prior": gains.index(min(gains))}
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #2567b98f
 def read_part(kind: Labelling, scores: list) -> dict[str, int]: # reading -> the label; nothing for no scores
     "Which label is preferred from a part of the text alone."
     return {f"{kind.part} only": best_choice(scores, "nats")} if scores else {}
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #6346e121
 def balanced(chosen: list[int], gold: list[int], ids, clusters) -> Tally:
     "The mean over labels of the share right."
     there = sorted(set(gold))
@@ -436,6 +450,7 @@ def parse_pair(found: dict) -> dict | str: # id, doc, he, en; or what is wrong
     name, doc = (as_text(found.get(k)) for k in ("id", "doc"))
     return dict(id=name or en, cluster=doc or name or en, he=he, en=en)
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #49cb0554
 def read_translations(inputs: Inputs) -> list[dict]: # id, cluster, group (the way), input, gold
     "Sentences to translate, both ways."
     pairs = [p for path in find_tests(inputs, "translation") for p in read_checked(path, parse_pair, inputs.quarantine)]
@@ -464,16 +479,19 @@ def grouped(name: str, measure_group: Callable) -> Callable: # as `Task.run`
     def run(*args): return run_groups(name, measure_group, *args)
     return run
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #ae0ae169
 def followed_items(inputs: Inputs) -> list[dict]:
     return take_evenly(read_followed(quarantine=inputs.quarantine), inputs.generations)
 
 def read_questions(inputs: Inputs) -> list[dict]:
     return evenly_by_group(file_questions(inputs) + passage_questions(inputs), inputs.limit)
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #d7ed0e9f
 def labelled_task(kind: Labelling) -> Task:
     "The task of a kind of labels."
     return Task(kind.stem, partial(read_labelled, kind), grouped(kind.stem, partial(measure_labels, kind)))
 
+# %% ../nbs/evaluation/6_benchmarks.ipynb #7718d8d1
 BENCHMARKS = [
     Task("instructions", followed_items, measure_follow, ("instructions",)),
     Task("open prompts", read_open, measure_open),

@@ -134,6 +134,7 @@ def explain_disk_errors(path: str | Path, # what is being written
 # %% ../nbs/core/0_core.ipynb #61d1d826
 def beside(path: Path, what: str) -> Path: return path.with_name(f".{path.name}.{what}")
 
+# %% ../nbs/core/0_core.ipynb #0791e40b
 def sync(path: Path):
     "Wait until a file is on the disk."
     with open(path, "rb") as f: os.fsync(f.fileno())
@@ -577,6 +578,7 @@ def remove(path: Path):
     if path.is_dir() and not path.is_symlink(): shutil.rmtree(path)
     else: path.unlink(missing_ok=True)
 
+# %% ../nbs/core/0_core.ipynb #91fc22b6
 def find_leftovers(folder: Path, patterns: str) -> list[Path]: # of files, as of `glob`, with spaces between
     "What is of no use once the result stands."
     return [path for pattern in patterns.split() for path in folder.glob(pattern)]
@@ -650,6 +652,7 @@ def finished(fn, key: dict) -> dict | None:
     print(f"{fn.__name__}: reuses {key['run']}")
     return stamp
 
+# %% ../nbs/core/0_core.ipynb #8b923cc2
 def run_alone(fn, key: dict, **tidy) -> dict: # as of `settle`
     "Run a stage behind its folder's lock, unless another process did meanwhile."
     run = resolve(key["run"])
@@ -660,6 +663,7 @@ def run_alone(fn, key: dict, **tidy) -> dict: # as of `settle`
         settle(run, **tidy)
         return result
 
+# %% ../nbs/core/0_core.ipynb #32626dab
 def stage(fn=None, **tidy): # as of `settle`
     "Make `fn(run=..., **parameters) -> dict` a stage: checked, stamped, reused, and alone in its folder."
     if fn is None: return functools.partial(stage, **tidy)

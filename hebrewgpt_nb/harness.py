@@ -36,6 +36,7 @@ def chat_prompt(messages: list[dict]) -> dict: # instruction, input, and the tur
     earlier = [asked(q) | dict(output=a) for q, a in zip(turns[:-1:2], turns[1::2])]
     return asked(turns[-1]) | dict(earlier=earlier)
 
+# %% ../nbs/evaluation/9_harness.ipynb #99ffa61f
 def read_prompt(context: str) -> str | dict: # as of `Prompt`
     "A prompt of the harness, whichever it is."
     return chat_prompt(json.loads(context.removeprefix(CHAT))) if context.startswith(CHAT) else context
@@ -77,6 +78,7 @@ MULTIPLE = dict(output_type="multiple_choice", doc_to_text="asked", doc_to_choic
 BYTES = dict(output_type="loglikelihood_rolling", doc_to_text="", doc_to_target="text",
              metric_list=[dict(metric="bits_per_byte", aggregation="bits_per_byte", higher_is_better=False)])
 
+# %% ../nbs/evaluation/9_harness.ipynb #1999cc9b
 def choice_item(prompt: dict, choices: list[str], gold: int) -> dict: # asked, choices, gold
     "An item of multiple choice."
     return dict(asked=f"{prompt['instruction']}\n\n{prompt['input']}", choices=choices, gold=gold)
@@ -90,6 +92,7 @@ def label_items(kind, inputs: Inputs) -> dict[str, list[dict]]: # name of the ta
     groups = in_groups(read_labelled(kind, inputs))
     return {f"{kind.stem}_{group}": list(map(item, some)) for group, some in groups.items()}
 
+# %% ../nbs/evaluation/9_harness.ipynb #2f4ea7b4
 def harness_items(inputs: Inputs) -> dict[str, tuple[dict, list[dict]]]: # name of the task -> how it is asked, items
     "What the task files hold."
     questions = in_groups(read_questions(inputs))

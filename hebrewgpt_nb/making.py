@@ -514,6 +514,7 @@ def ask_client(client, body: dict): # what the client gives
         late = isinstance(e, openai.APITimeoutError)
         raise NoAnswer(f"none within {client.timeout:g} s" if late else str(e.__cause__ or e), False) from None
 
+# %% ../nbs/12_making.ipynb #da7da450
 def ask(client, request: Request) -> Answer:
     "`ask_client`, read."
     return read_answer(request.key, request.body, ask_client(client, request.body))

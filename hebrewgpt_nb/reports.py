@@ -43,6 +43,7 @@ def format_count(n: dict) -> str:
     def words(name, count): return f"{count:,} {(name if count != 1 else name.rstrip('s')).replace('_', ' ')}"
     return ", ".join(words(name, count) for name, count in n.items())
 
+# %% ../nbs/evaluation/8_reports.ipynb #9aebc07a
 def format_counts(*ns: dict) -> str:
     "What was counted for each model, in words; said once where it is the same."
     return " / ".join(dict.fromkeys(map(format_count, ns)))
@@ -53,6 +54,7 @@ def digits(value: float) -> str:
     if abs(value) >= 1000: return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
 
+# %% ../nbs/evaluation/8_reports.ipynb #0d73cf2e
 def format_number(m: dict) -> str: # value, and perhaps low and high
     "A metric's value, and the interval that it lies in."
     bounds = m.get("low"), m.get("high")
@@ -110,6 +112,7 @@ def cell_html(value) -> str:
     "A value as a cell, in the direction of its text."
     return f'<td dir="auto" style="text-align:start;white-space:pre-wrap">{html.escape(str(value))}</td>'
 
+# %% ../nbs/evaluation/8_reports.ipynb #f8804fdc
 def task_html(task: str, rows: list[dict]) -> str:
     "The items of a task as a table that opens."
     names = list(dict.fromkeys(k for r in rows for k in r if k != "task"))
@@ -130,6 +133,7 @@ class Outputs:
         tasks = dict.fromkeys(r.get("task", "") for r in self.rows)
         return "".join(task_html(task, self.of(task).rows) for task in tasks)
 
+# %% ../nbs/evaluation/8_reports.ipynb #6f0dfbf8
 def read_outputs(report: Path) -> Outputs: # of a file of `save_report`
     "What was asked and answered."
     return Outputs(read_jsonl(report.with_name(report.name.replace(".report.json", ".outputs.jsonl"))))
@@ -158,6 +162,7 @@ def cell_of(m: dict, verdict: str) -> dict: # value, low, high, n, verdict
     "What a table says of a metric."
     return {k: m.get(k) for k in ("value", "low", "high", "n")} | dict(verdict=verdict)
 
+# %% ../nbs/evaluation/8_reports.ipynb #00193e75
 def side_by_side(reports: list[dict]) -> list[dict]: # metric, unit, better, and cells: name -> as of `cell_of`
     "Every metric that one of the reports has; the first report is what the others are compared with."
     rows, first = {}, reports[0]["metrics"]

@@ -129,6 +129,7 @@ def updates(ticket: Ticket) -> Iterator[Ticket]:
         ticket.cancel()
     if ticket.error: raise ticket.error
 
+# %% ../nbs/11_serve.ipynb #0d9de886
 def pieces(ticket: Ticket) -> Iterator[str]:
     "Its text, as it comes."
     shown = 0
@@ -160,6 +161,7 @@ async def follow(tickets: list[Ticket]) -> AsyncIterator[None]:
 class Busy(UserError):
     "The queue is full."
 
+# %% ../nbs/11_serve.ipynb #b0359422
 class Rounds:
     "What the thread of a scheduler does."
     def run(self):
@@ -279,6 +281,7 @@ def limited(kind: type, **limits): # as of pydantic's `Field`
     "A field that may be left out."
     return Annotated[kind, Field(**limits)] | None
 
+# %% ../nbs/11_serve.ipynb #434af3ef
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Count = limited(int, ge=0, le=2**31)
 MAX_BYTES, MAX_PROMPTS, MAX_CHOICES = 2**20, 64, 8 # of a request
@@ -314,6 +317,7 @@ class Message(Loose):
     def text(self) -> str:
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
+# %% ../nbs/11_serve.ipynb #e886996b
 class ChatAsked(Asked):
     "A request to `/v1/chat/completions`."
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -354,6 +358,7 @@ def fault_of(found: dict) -> ApiError: # as of pydantic
     if found["type"] == "missing": return ApiError(f"you must provide {name}", param=name)
     return ApiError(f"{name}: {found['msg']}", param=name)
 
+# %% ../nbs/11_serve.ipynb #48c79f4b
 def read_asked(kind: type, raw: bytes) -> Asked:
     "The request in a body; raises `ApiError`."
     try: body = parse_json(raw)
@@ -391,6 +396,7 @@ def prompt_ids(served: Scheduler, prompt: str | list[int]) -> list[int]:
     raise ApiError(f"this model's context is {context} tokens, and the prompt has {len(ids)}: shorten it",
                    code="context_length_exceeded")
 
+# %% ../nbs/11_serve.ipynb #1d5e7a6a
 def sampling_of(asked: Asked) -> dict:
     "What was asked of sampling; for the rest, a bundle's defaults."
     names = "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop"
@@ -415,12 +421,14 @@ def submit_all(served: Scheduler, asked: Asked, prompts: list[list[int]], most: 
 # %% ../nbs/11_serve.ipynb #20428e2d
 def piece_text(tok: Tokenizer, token: int) -> str: return tok.sp.id_to_piece(token).replace("▁", " ")
 
+# %% ../nbs/11_serve.ipynb #91d07d27
 def text_logprobs(tok: Tokenizer, scores: list[Score]) -> dict:
     "As `/v1/completions` has them."
     top = [{piece_text(tok, t): p for t, p in s.top.items()} if s.logprob is not None else None for s in scores]
     names, own = [piece_text(tok, s.token) for s in scores], [s.logprob for s in scores]
     return dict(tokens=names, token_logprobs=own, top_logprobs=top)
 
+# %% ../nbs/11_serve.ipynb #6595f274
 def chat_logprobs(tok: Tokenizer, scores: list[Score]) -> dict:
     "As `/v1/chat/completions` has them."
     def one(token, logprob):
@@ -469,6 +477,7 @@ class Reply:
 # %% ../nbs/11_serve.ipynb #a4aa7776
 def event(content: dict) -> str: return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
+# %% ../nbs/11_serve.ipynb #f0860d5e
 async def chunks_of(reply: Reply) -> AsyncIterator[str]:
     "The answer as it comes."
     head = reply.head | dict(object="chat.completion.chunk" if reply.chat else "text_completion")
@@ -495,6 +504,7 @@ async def read_body(request: Request) -> bytes:
         if len(body) > MAX_BYTES: raise ApiError(f"the request is too long: {MAX_BYTES:,} bytes are the most", 413)
     return bytes(body)
 
+# %% ../nbs/11_serve.ipynb #b375ccee
 async def cancel_when_gone(request: Request, tickets: list[Ticket]):
     "Cancel what nobody waits for any more."
     while (await request.receive())["type"] != "http.disconnect": pass
@@ -508,6 +518,7 @@ async def watched(reply: Reply, request: Request) -> AsyncIterator[str]:
         async for chunk in chunks_of(reply): yield chunk
     finally: watch.cancel()
 
+# %% ../nbs/11_serve.ipynb #ee6c9c26
 async def respond(reply: Reply, request: Request):
     "Send the answer as it comes, or in one piece."
     headers = {"Cache-Control": "no-store"}
@@ -529,6 +540,7 @@ def reply_to_chat(served: Scheduler, asked: ChatAsked) -> Reply:
     tickets = submit_all(served, asked, [ids], most or served.max_new_tokens, top)
     return Reply(served.tok, asked, tickets, [""] * len(tickets))
 
+# %% ../nbs/11_serve.ipynb #8654d061
 def reply_to_text(served: Scheduler, asked: TextAsked) -> Reply:
     "Take texts in that are to be continued, or only scored."
     most, echo = 16 if asked.max_tokens is None else asked.max_tokens, bool(asked.echo)
@@ -547,11 +559,13 @@ async def refuse(request: Request, e: Exception) -> JSONResponse:
     e = as_api_error(e)
     return JSONResponse(e.content, e.status, {"Retry-After": "1"} if e.status == 503 else None)
 
+# %% ../nbs/11_serve.ipynb #5886300b
 def bare_app(**more) -> FastAPI:
     "An app that says nothing of itself, and errors in OpenAI's form."
     errors = {HTTPException: refuse, ApiError: refuse}
     return FastAPI(openapi_url=None, redirect_slashes=False, exception_handlers=errors, **more)
 
+# %% ../nbs/11_serve.ipynb #2e650298
 def make_api(served: dict[str, Scheduler]) -> FastAPI: # to be mounted at /v1
     "The endpoint of models by their names."
     api, begun = bare_app(), int(time.time())
@@ -586,6 +600,7 @@ def open_port(host: str, port: int) -> socket.socket:
     except OSError as e: reason = reason_of(e)
     raise UserError(f"cannot serve on {host}:{port} ({reason}); give another --host or --port")
 
+# %% ../nbs/11_serve.ipynb #90a39adc
 def model_name(path: str) -> str:
     "What a bundle is called: its folder, or the run that it stands in."
     folder = find_bundle(path)
@@ -597,6 +612,7 @@ def make_server(served: dict[str, Scheduler]) -> uvicorn.Server:
     app = bare_app(routes=[Mount("/v1", make_api(served))])
     return uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
 
+# %% ../nbs/11_serve.ipynb #b7e6a3c9
 def serve(model: InputPath, # a bundle, or a run that holds one
           host: str = "127.0.0.1", # address to listen on; this one is heard on this machine only
           port: Port = 8000, # 0: any that is free

@@ -776,6 +776,7 @@ def run_job(name: str, kind: type, # a function of the library, and what it is g
     job = kind(**sizes, threads=torch.get_num_threads(), **pointers)
     if getattr(fused_library(dtype), name)(ctypes.byref(job)): raise MemoryError(f"no memory for {name}")
 
+# %% ../../nbs/engine/3_fused.ipynb #9f03b56d
 def run_scan(name: str, # mamba_forward or mamba_backward
              eps: float, P: int, N: int, tensors: dict): # width of a head, and of the state
     "Call C with a `Scan`."
@@ -850,6 +851,7 @@ def mamba_gradient(ctx, dout, *_):
     tensors, kept = ctx.saved_tensors[:8], list(ctx.saved_tensors[8:])
     return *mamba_back(dout, *tensors, kept, ctx.P, ctx.N, ctx.eps), None, None, None, None
 
+# %% ../../nbs/engine/3_fused.ipynb #37ed4a55
 mamba_op.register_autograd(mamba_gradient, setup_context=keep_mamba)
 
 # %% ../../nbs/engine/3_fused.ipynb #cee7de86
@@ -859,6 +861,7 @@ def fits_fused(input: torch.Tensor, # (B, T, z | x B C | dt)
     is_large = input.device.type == "cpu" and input.numel() >= MIN_FUSED and input.shape[1] > 1
     return is_large and has_library() and P % strip() == N % strip() == 0
 
+# %% ../../nbs/engine/3_fused.ipynb #fb5a4149
 @torch.compiler.assume_constant_result
 def strip() -> int: # 16 or 32
     "Columns of a tile; only where there is a `library`."

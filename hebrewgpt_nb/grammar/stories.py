@@ -133,6 +133,7 @@ def verb_table() -> dict[str, Forms]: # masculine singular -> forms
             if cell in v.forms: table.setdefault(v[cell], tuple(v[c] for c in verb_cells(cell)))
     return table
 
+# %% ../../nbs/grammar/5_stories.ipynb #0f0ffbc1
 AGREES = {"@": verb_table(), "~": follower_table()}
 
 # %% ../../nbs/grammar/5_stories.ipynb #a28be4b8
@@ -243,6 +244,7 @@ PHRASE = r"([ושכלבמה]{0,3})\{([א-ת\d]+)( [א-ת]+)?([+*]*)\}" # prefix,
 FOLLOWER = r"(\([^()]+\)|[א-ת'/]+)([@~])([א-ת\d]+(?:&[א-ת\d]+)?\+?)" # word, sign, roles
 MARK = re.compile(rf"{PHRASE}|{FOLLOWER}|[\[\]|]")
 
+# %% ../../nbs/grammar/5_stories.ipynb #248f457b
 @dataclass(frozen=True)
 class Agreeing:
     "A word that follows a role, or two roles together."
@@ -265,6 +267,7 @@ class Named:
         "As it is written here."
         return cast[self.role].form(self.prefix, self.how)
 
+# %% ../../nbs/grammar/5_stories.ipynb #e1b379ab
 @dataclass(frozen=True)
 class Counted:
     "So many of a thing."
@@ -343,6 +346,7 @@ SAYINGS = """
 סוף | [|||איזה יום זה היה!|כך נגמר יום טוב.|זה היה יום שלא שוכחים.]
 """
 
+# %% ../../nbs/grammar/5_stories.ipynb #2e58a894
 def read_sayings(table: str) -> dict[str, str]: # name -> text
     "The sayings of a table."
     return dict(saying.split(" | ", 1) for saying in re.split(r"\n(?=\S)", table.strip()))
@@ -377,6 +381,7 @@ def plain_part(text: str) -> list[str]:
     if odd := re.search(r"[{}@~<>*&|]\S*", text): raise UserError(f"{text.strip()}: {odd[0]} is no mark")
     return [text] if text else []
 
+# %% ../../nbs/grammar/5_stories.ipynb #4ddc31fb
 def parse(text: str, roles: dict[str, tuple]) -> tuple: # nodes
     "Read a text with marks; raises `UserError` for what is unknown, and for brackets that do not close."
     text = " ".join(with_sayings(text).split())
@@ -455,6 +460,7 @@ def read_plot(block: str, kind: str="story") -> Plot:
         return Plot(title, kind, roles, parse(text, roles), questions, parse(title, roles), together)
     except UserError as e: raise UserError(f"{title.strip(' #')}: {e}") from None
 
+# %% ../../nbs/grammar/5_stories.ipynb #24d85c87
 def read_plots(text: str, kind: str="story") -> list[Plot]:
     "The plots of a cell; each begins with a line # title | roles."
     return [read_plot(block, kind) for block in re.split(r"^(?=# )", text.strip(), flags=re.M) if block.strip()]
@@ -474,6 +480,7 @@ def draw_cast(roles: dict[str, tuple], rng: random.Random, together: tuple[tuple
     if any(cast[a].cell and cast[b].cell for a, b in together): return draw_cast(roles, rng, together)
     return cast
 
+# %% ../../nbs/grammar/5_stories.ipynb #9bf620c6
 SPACES = re.compile(r" +(?=[.,!?:;¶ ]|$)|(?<=¶) |(?<=[.!?]\")\.")
 
 def tidy(text: str) -> str:
@@ -486,6 +493,7 @@ def analysis(cast: dict) -> dict: # role -> word, gender, kind
     def plain(f): return dict(word=f.word, gender=f.gender, kind=f.kind, known=f.form("", ""))
     return {role: plain(f) if isinstance(f, Filler) else dict(word=f) for role, f in cast.items()}
 
+# %% ../../nbs/grammar/5_stories.ipynb #94eb28b5
 def tell(plot: Plot, rng: random.Random) -> dict: # text, title, kind, roles, questions
     "A story of a plot."
     cast = draw_cast(plot.roles, rng, plot.together)
@@ -506,6 +514,7 @@ def reading_table() -> dict[str, set[tuple[str, str]]]: # word -> gender and num
         for cell, word in forms.items(): said.setdefault(word, set()).add(cell)
     return said
 
+# %% ../../nbs/grammar/5_stories.ipynb #af284b73
 SAID_OF = reading_table()
 
 # %% ../../nbs/grammar/5_stories.ipynb #16616ff8

@@ -44,6 +44,7 @@ def plain_name(name) -> str:
     "The name of a column without spaces around it, in one case."
     return str(name).strip().casefold()
 
+# %% ../../nbs/text/10_examples.ipynb #d4e2eb60
 def find_column(asked: str, names) -> str | None: # as the file has it; None: there is no such column
     "The column of this name."
     if asked in names: return asked
@@ -95,6 +96,7 @@ def from_cell(value):
     try: return json.loads(value)
     except (ValueError, RecursionError): return value
 
+# %% ../../nbs/text/10_examples.ipynb #2c626b6d
 def messages_of(fields: dict): # None: the row is no conversation
     "The messages of a row."
     if fields.get("messages"): return from_cell(fields["messages"])
@@ -112,6 +114,7 @@ def number_text(value):
     "A number as text, anything else as it is."
     return as_text(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
+# %% ../../nbs/text/10_examples.ipynb #686e8a90
 def raw_turns(fields: dict) -> list[dict] | str: # unchecked, or what is wrong
     "The turns that the fields of a row hold, the system prompt before the first."
     messages, earlier = messages_of(fields), fields.get("earlier") or []
@@ -149,6 +152,7 @@ def turns_in(e: dict) -> list[dict]: # instruction, input and output of each
     "The turns of an example, its last one included."
     return [*e.get("earlier", ()), e]
 
+# %% ../../nbs/text/10_examples.ipynb #793af08d
 def question_of(e: dict) -> str:
     "What an example asks about first: its input, or the instruction where there is none."
     first = turns_in(e)[0]
@@ -162,6 +166,7 @@ def decode_file(file: Path, raw: bytes) -> tuple[str, str]: # the text; its enco
         except UnicodeDecodeError: pass
     raise UserError(f"{readable(file)}: {encoding_problem(raw)}")
 
+# %% ../../nbs/text/10_examples.ipynb #16c70a2d
 def read_text(file: Path) -> tuple[str, str]: # the text; its encoding, empty for UTF-8
     "A file that is read whole; raises `UserError`."
     raw = read_bytes(file, MAX_WHOLE)
@@ -193,6 +198,7 @@ def checked_rows(rows: list): # yields number, row or what is wrong
         deep = f"nested deeper than {MAX_DEPTH}"
         yield n, "not a JSON object" if not isinstance(row, dict) else deep if is_deep(row) else row
 
+# %% ../../nbs/text/10_examples.ipynb #f40b9650
 def array_rows(file: Path, text: str): # yields number, row or what is wrong
     "The rows of a file that is one JSON value; raises `UserError`."
     try: found = json.loads(text)
@@ -215,6 +221,7 @@ def is_utf16(file: Path) -> bool:
     "Whether a file begins with the mark of UTF-16."
     return next(iter(read_chunks(file)), b"")[:2] in (b"\xff\xfe", b"\xfe\xff")
 
+# %% ../../nbs/text/10_examples.ipynb #bfc0cfe9
 def json_rows(file: Path, text: str): # yields number, row or what is wrong
     "The rows of a text that is one JSON value, or a row a line; raises `UserError`."
     lines = [(n, line.encode("utf8", "replace")) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -265,6 +272,7 @@ def why_not_read(file: Path, folder: Path) -> str: # empty: it is read
     if file.name == "quarantine.jsonl" or file_format(file) not in EXAMPLE_FORMATS: return "of another kind"
     return "" if file.is_file() else "no ordinary file"
 
+# %% ../../nbs/text/10_examples.ipynb #2443335b
 def example_files(path: str | Path, # a file or a folder
                  ) -> tuple[list[Path], dict[Path, str]]: # those to read, in order; those left, and why
     "The files of examples; raises `UserError`."
@@ -308,12 +316,14 @@ def column_names(columns) -> str: # of a file
     "The first twenty."
     return ", ".join(list(map(str, columns))[:20])
 
+# %% ../../nbs/text/10_examples.ipynb #4f4fc097
 def lacking_column(files: list, # columns of each
                    asked: dict[str, str]) -> str | None: # of `parse_columns`
     "A column that is asked for and that no file has."
     there = list(filter(None, files))
     return next((c for c in asked.values() if there and not any(find_column(c, names) for names in there)), None)
 
+# %% ../../nbs/text/10_examples.ipynb #109257ba
 def check_columns(read: Examples, asked: dict[str, str]):
     "Refuse a column that nothing has; raises `UserError`."
     if not (lacking := lacking_column(list(read.columns.values()), asked)): return
@@ -357,6 +367,7 @@ def default_phase(place: Path | str) -> int: # 0: none
     "The phase that a file is named for."
     return phase_of(match[0]) if (match := re.match("phase[12]", Path(place).name, re.I)) else 0
 
+# %% ../../nbs/text/10_examples.ipynb #cf024116
 def account_rows(rows, # of `open_rows`
                  account: Account, asked: dict[str, str]): # yields file, number, raw line, example or what is wrong
     "Make an example of every row, and keep the account."
@@ -401,6 +412,7 @@ def read_places(paths, # a file, a folder, the name of a data set of the hub, or
     if found: return found
     raise UserError(f"{readable(resolve(paths))}: holds no examples; {next(iter(found.left.values()))}")
 
+# %% ../../nbs/text/10_examples.ipynb #7df5ce62
 def read_examples(paths, quarantine: Quarantine, # as of `read_places`
                   columns: str="", # of `parse_columns`
                  ) -> Examples:
