@@ -46,8 +46,8 @@ class StockModel:
 def open_stock(folder: Path, device: str="cpu", dtype: str="auto") -> tuple: # StockModel, its tokenizer
     "A folder of transformers; raises `UserError` for one that cannot be read."
     try:
-        tok = AutoTokenizer.from_pretrained(folder)
-        net = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        tok = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        net = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
     except Exception as e: # whatever the files hold
         said = shorten(str(e).strip().split("\n")[0])
         why = f"transformers cannot read a causal model with its tokenizer there ({said})"

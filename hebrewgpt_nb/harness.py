@@ -19,6 +19,7 @@ from .instructions.choices import letter_choices
 from .metrics import Scores, score_each_text
 from .tasks import Inputs
 from .text.records import write_records
+from .tokenizer import INPUT_LINE, split_input
 
 # %% ../nbs/evaluation/9_harness.ipynb #e1b9ba78
 try:
@@ -30,11 +31,16 @@ except ImportError: raise ImportError("lm-eval is missing: pip install 'hebrewgp
 CHAT = "\0chat\0" # what follows are messages
 
 def chat_prompt(messages: list[dict]) -> dict: # instruction, input, and the turns before
-    "Messages as this project asks: what stands above the first empty line is the instruction."
-    def asked(text): return dict(zip(("instruction", "input"), [*text.split("\n\n", 1), ""]))
-    turns = [m["content"] for m in messages if m["role"] != "system"]
-    earlier = [asked(q) | dict(output=a) for q, a in zip(turns[:-1:2], turns[1::2])]
-    return asked(turns[-1]) | dict(earlier=earlier)
+    "Messages as this project asks; a system line stands before the question that follows it."
+    earlier, asked = [], []
+    for m in messages:
+        if m["role"] != "assistant": asked.append(m["content"])
+        else: earlier, asked = [*earlier, split_input("\n\n".join(asked)) | dict(output=m["content"])], []
+    return split_input("\n\n".join(asked)) | dict(earlier=earlier)
+
+def read_prompt(context: str) -> str | dict: # as of `Prompt`
+    "A prompt of the harness, whichever it is."
+    return chat_prompt(json.loads(context.removeprefix(CHAT))) if context.startswith(CHAT) else context
 
 # %% ../nbs/evaluation/9_harness.ipynb #99ffa61f
 def read_prompt(context: str) -> str | dict: # as of `Prompt`
@@ -81,7 +87,8 @@ BYTES = dict(output_type="loglikelihood_rolling", doc_to_text="", doc_to_target=
 # %% ../nbs/evaluation/9_harness.ipynb #1999cc9b
 def choice_item(prompt: dict, choices: list[str], gold: int) -> dict: # asked, choices, gold
     "An item of multiple choice."
-    return dict(asked=f"{prompt['instruction']}\n\n{prompt['input']}", choices=choices, gold=gold)
+    behind = INPUT_LINE + prompt["input"] if prompt["input"] else ""
+    return dict(asked=prompt["instruction"] + behind, choices=choices, gold=gold)
 
 # %% ../nbs/evaluation/9_harness.ipynb #ac3c1947
 def label_items(kind, inputs: Inputs) -> dict[str, list[dict]]: # name of the task -> items

@@ -30,7 +30,7 @@ from .model import HebrewGPT, ModelConfig, count_parameters
 from .quantize import unpack
 from .stock import join_rows, load_released, open_weights, own_config, read_stock_config, save_released
 from .stock import split_rows, stock_class, stock_names, to_stock
-from .tokenizer import CONTROLS, HEADINGS, Tokenizer, encode_prompt
+from .tokenizer import CONTROLS, HEADINGS, INPUT_LINE, Tokenizer, encode_prompt
 from .tokenizer_json import fast_tokenizer
 
 # %% ../nbs/07_release.ipynb #46256770
@@ -47,7 +47,10 @@ def first_letters(tok: Tokenizer) -> list[str]:
 # %% ../nbs/07_release.ipynb #f4e2e6d2
 TEMPLATE = r"""
 {%- macro plain(text) -%}{{ textGUARDS }}{%- endmacro -%}
-{%- macro turn(ask, given) -%}{{ ASK + plain(ask) + GIVEN + plain(given) }}{%- endmacro -%}
+{%- macro turn(ask, given) -%}
+{%- set parts = [ask] if given else ask.split(LINE) -%}
+{{- ASK + plain(parts[0]) + GIVEN + plain(given or parts[1:] | join(LINE)) -}}
+{%- endmacro -%}
 {%- set ns = namespace(ask="", given="", waits=false) -%}
 {{- bos_token -}}
 {%- for message in messages -%}
@@ -82,9 +85,9 @@ def chat_template(tok: Tokenizer,
                   guards: str = "", # filters of Jinja; empty: those that go with `stock_tokenizer`
                  ) -> str: # in Jinja, as `apply_chat_template` takes it
     "The prompt format for messages of a chat."
-    names = dict(zip(("ASK", "GIVEN", "ANSWER"), CONTROLS if tok.heading_ids else HEADINGS))
+    names = dict(zip(("ASK", "GIVEN", "ANSWER"), CONTROLS if tok.heading_ids else HEADINGS)) | dict(LINE=INPUT_LINE)
     lines = "".join(TEMPLATE.strip().split("\n")).replace("GUARDS", guards or guard_filters(tok))
-    return re.sub(r"\b(ASK|GIVEN|ANSWER)\b", lambda m: jinja_text(names[m[0]]), lines)
+    return re.sub(r"\b(ASK|GIVEN|ANSWER|LINE)\b", lambda m: jinja_text(names[m[0]]), lines)
 
 # %% ../nbs/07_release.ipynb #ee703d5e
 def stock_tokenizer(tok: Tokenizer, context: int, # tokens

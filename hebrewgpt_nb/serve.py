@@ -35,7 +35,7 @@ from .core import cli, parse_json, reason_of, shorten
 from .engine.cpu import let_threads_go
 from .generate import Batch, BatchRow, check_logits, eval_mode, make_row, tokenize_prompt
 from .model import HebrewGPT
-from .tokenizer import Tokenizer, encode_prompt
+from .tokenizer import Tokenizer, encode_prompt, split_input
 
 # %% ../nbs/11_serve.ipynb #89eacdd1
 class Score(NamedTuple):
@@ -375,7 +375,7 @@ def turns_of(messages: list[Message]) -> list[dict]:
         if message.role in ("system", "developer"): said.append(message.text)
         elif (message.role == "assistant") == answered:
             raise ApiError("messages: those of user and assistant must alternate, the user's first", param="messages")
-        elif answered: turns.append(dict(instruction="\n\n".join([*said, message.text])))
+        elif answered: turns.append(split_input("\n\n".join([*said, message.text])))
         else: turns[-1]["output"] = message.text
         if message.role == "user": said = []
         answered = "output" in turns[-1] if turns else True
@@ -385,7 +385,7 @@ def turns_of(messages: list[Message]) -> list[dict]:
 def chat_ids(tok: Tokenizer, messages: list[Message]) -> list[int]:
     "The prompt of a conversation, whose headings no text can forge."
     *earlier, last = turns_of(messages)
-    return encode_prompt(tok, last["instruction"], earlier=earlier)
+    return encode_prompt(tok, **last, earlier=earlier)
 
 # %% ../nbs/11_serve.ipynb #7823c935
 def prompt_ids(served: Scheduler, prompt: str | list[int]) -> list[int]:

@@ -391,7 +391,7 @@ def stock_model(path: Path, config): # a stock model
 # %% ../nbs/engine/7_stock.ipynb #f69fc71a
 def read_stock_config(path: Path): # LlamaConfig or BambaConfig
     "The config of a folder of `transformers`; raises `UserError`."
-    try: config = AutoConfig.from_pretrained(path)
+    try: config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as e: # whatever the file holds
         raise UserError(f"{path}: no folder of transformers ({shorten(str(e).splitlines()[0])})") from None
     if isinstance(config, tuple(s.config for s in STOCK)): return config
