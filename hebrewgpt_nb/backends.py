@@ -25,7 +25,7 @@ from .grading import write_texts
 from .making import MOST_MISSED, NoAnswer, ask_client, connect, read_answer
 from .metrics import Scores, score_each_text, score_examples, sum_scores, windows
 from .model import HebrewGPT
-from .tokenizer import format_prompt
+from .tokenizer import Tokenizer, format_prompt, join_input
 
 # %% ../nbs/evaluation/7_backends.ipynb #8717789c
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def chat_text(tok, prompt: dict) -> str: # instruction, and perhaps input and ea
     if not tok.chat_template: return format_prompt(prompt["instruction"], prompt.get("input", ""))
     messages = []
     for turn in [*prompt.get("earlier", ()), prompt]:
-        asked = "\n\n".join(filter(None, (turn["instruction"], turn.get("input", ""))))
+        asked = join_input(turn["instruction"], turn.get("input", ""))
         messages.append(dict(role="user", content=asked))
         if turn is not prompt: messages.append(dict(role="assistant", content=turn["output"]))
     return tok.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -245,7 +245,7 @@ class Endpoint:
 def messages_of(prompt: Prompt) -> list[dict]:
     "An instruction as a chat's messages; raises `NotMeasured` for a text to go on from."
     if isinstance(prompt, str): raise NotMeasured("an endpoint answers instructions, it does not continue texts")
-    asked = "\n\n".join(filter(None, (prompt["instruction"], prompt.get("input", ""))))
+    asked = join_input(prompt["instruction"], prompt.get("input", ""))
     return [dict(role="user", content=asked)]
 
 # %% ../nbs/evaluation/7_backends.ipynb #98d073b5

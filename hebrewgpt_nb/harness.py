@@ -19,7 +19,7 @@ from .instructions.choices import letter_choices
 from .metrics import Scores, score_each_text
 from .tasks import Inputs
 from .text.records import write_records
-from .tokenizer import INPUT_LINE, split_input
+from .tokenizer import join_input, split_input
 
 # %% ../nbs/evaluation/9_harness.ipynb #e1b9ba78
 try:
@@ -37,10 +37,6 @@ def chat_prompt(messages: list[dict]) -> dict: # instruction, input, and the tur
         if m["role"] != "assistant": asked.append(m["content"])
         else: earlier, asked = [*earlier, split_input("\n\n".join(asked)) | dict(output=m["content"])], []
     return split_input("\n\n".join(asked)) | dict(earlier=earlier)
-
-def read_prompt(context: str) -> str | dict: # as of `Prompt`
-    "A prompt of the harness, whichever it is."
-    return chat_prompt(json.loads(context.removeprefix(CHAT))) if context.startswith(CHAT) else context
 
 # %% ../nbs/evaluation/9_harness.ipynb #99ffa61f
 def read_prompt(context: str) -> str | dict: # as of `Prompt`
@@ -87,8 +83,7 @@ BYTES = dict(output_type="loglikelihood_rolling", doc_to_text="", doc_to_target=
 # %% ../nbs/evaluation/9_harness.ipynb #1999cc9b
 def choice_item(prompt: dict, choices: list[str], gold: int) -> dict: # asked, choices, gold
     "An item of multiple choice."
-    behind = INPUT_LINE + prompt["input"] if prompt["input"] else ""
-    return dict(asked=prompt["instruction"] + behind, choices=choices, gold=gold)
+    return dict(asked=join_input(prompt["instruction"], prompt["input"]), choices=choices, gold=gold)
 
 # %% ../nbs/evaluation/9_harness.ipynb #ac3c1947
 def label_items(kind, inputs: Inputs) -> dict[str, list[dict]]: # name of the task -> items

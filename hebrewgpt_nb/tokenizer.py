@@ -6,8 +6,8 @@
 __all__ = ['KINDS', 'Kind', 'CONTROLS', 'OPTIONS', 'RULE_PRICE', 'LONGEST', 'HEADINGS', 'SURROGATE', 'INPUT_LINE', 'COLOURS',
            'PARAGRAPH', 'lowest_hashes', 'subsample', 'trainer_error', 'kind_options', 'train_tokenizer', 'open_model',
            'piece_ids', 'byte_ids', 'ModelFile', 'TextEncoder', 'Tokenizer', 'format_prompt', 'encode_turn',
-           'encode_prompt', 'split_input', 'measure_tokenizer', 'Pieces', 'readable_pieces', 'show_pieces',
-           'training_texts', 'with_progress', 'split_files', 'make_tokenizer']
+           'encode_prompt', 'join_input', 'split_input', 'measure_tokenizer', 'Pieces', 'readable_pieces',
+           'show_pieces', 'training_texts', 'with_progress', 'split_files', 'make_tokenizer']
 
 # %% ../nbs/01_tokenizer.ipynb #6ea1005b
 import hashlib, html, io, itertools, re, tempfile, zlib
@@ -231,6 +231,10 @@ def encode_prompt(tok: Tokenizer, # without headings of its own, text can forge 
 
 # %% ../nbs/01_tokenizer.ipynb #8bc1dfb5
 INPUT_LINE = "\n\nקלט:\n" # between an instruction and its input, in one text
+
+def join_input(instruction: str, input: str="") -> str:
+    "An instruction and its input as one text."
+    return instruction + INPUT_LINE + input if input else instruction
 
 def split_input(text: str) -> dict: # instruction, input
     "One text as an instruction and its input."

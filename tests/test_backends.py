@@ -1,5 +1,5 @@
 "Any model: what a stock twin, other architectures and an endpoint are measured to be, against transformers' own loss and lm-eval."
-import json, math
+import json, math, os, subprocess, sys
 import pytest, torch
 import hebrewgpt_nb.backends as B, hebrewgpt_nb.grading as G, hebrewgpt_nb.metrics as M
 from hebrewgpt_nb.bundle import load_bundle, save_bundle
@@ -66,8 +66,8 @@ def test_a_bundle_and_its_twin_say_the_same(place):
 
 def test_an_instruction_is_put_into_the_models_own_chat(place):
     model, tok = B.open_any(str(place/"gpt2"), "cpu")
-    assert B.chat_text(tok, ASKED) == "[user] מהי בירת איטליה?\n\nרומא או מילאנו\n[assistant] "
-    ids = [*tok("[user] מהי בירת איטליה?\n\nרומא או מילאנו\n[assistant] ")["input_ids"]]
+    assert B.chat_text(tok, ASKED) == "[user] מהי בירת איטליה?\n\nקלט:\nרומא או מילאנו\n[assistant] "
+    ids = [*tok("[user] מהי בירת איטליה?\n\nקלט:\nרומא או מילאנו\n[assistant] ")["input_ids"]]
     found, = G.score_requests(model, tok, [(ASKED, "רומא")])
     assert found.nats == pytest.approx(loss_of(model.net, [tok.eos_token_id, *ids, *tok("רומא")["input_ids"]], len(ids) + 1), rel=1e-4)
     answer, = M.score_examples(model, tok, [ASKED | dict(output="רומא")])
@@ -104,6 +104,26 @@ def test_an_endpoint_that_never_answers_is_one_line(monkeypatch, fault, message)
     monkeypatch.setattr("hebrewgpt_nb.making.RETRIES", 0)
     with chat(lambda n: fault) as server, pytest.raises(UserError, match=message) as e: G.write_texts(B.Endpoint(server.address, "m", at_once=1), None, [ASKED] * 9, 8)
     assert "\n" not in str(e.value)
+
+CODE = """from pathlib import Path
+Path(__file__).with_name("ran").touch()
+from transformers import PretrainedConfig
+class Evil(PretrainedConfig): model_type = "evil"
+"""
+
+@pytest.mark.parametrize("command", ["hebrewgpt_nb.release --run OUT --bundle", "hebrewgpt_nb.evaluate --run OUT --model"])
+def test_code_in_a_folder_is_never_run(tmp_path, command):
+    "Nor where whoever is asked says yes: transformers would ask."
+    place = tmp_path/"evil"
+    place.mkdir()
+    (place/"evil.py").write_text(CODE)
+    (place/"config.json").write_text(json.dumps(dict(model_type="evil", auto_map=dict(AutoConfig="evil.Evil"))))
+    (place/"model.safetensors").touch()
+    if "release" in command: (place/"tokenizer.model").touch()
+    words = [sys.executable, "-m", *command.replace("OUT", str(tmp_path/"out")).split(), str(place)]
+    done = subprocess.run(words, input="y\n" * 9, capture_output=True, text=True, cwd=tmp_path, env=os.environ | dict(HF_MODULES_CACHE=str(tmp_path/"cache")))
+    assert done.returncode and "Traceback" not in done.stderr and str(place) in done.stderr
+    assert not list(tmp_path.rglob("ran"))
 
 def test_a_folder_that_is_no_model_is_one_line(place, tmp_path):
     (tmp_path/"config.json").write_text('{"model_type": "gpt2"}')
@@ -149,3 +169,23 @@ def test_lm_eval_finds_the_same_of_the_twin_by_its_own_model(place):
     assert acc == own_acc == pytest.approx(sum(g["right"] for g in graded) / len(graded)) and bits == pytest.approx(own_bits, rel=1e-4)
     for theirs, ours in zip(rows["hebrew_pairs"], own_rows["hebrew_pairs"]):
         for a, b in zip(theirs, ours): assert float(a[0]) == pytest.approx(float(b[0]), rel=1e-4)
+
+@pytest.mark.parametrize("kind, pattern", [("plain", "A"), ("rules", "AM")])
+def test_lm_eval_asks_the_twin_in_a_chat_as_the_bundle_is_asked(tmp_path, kind, pattern):
+    "Questions with an input, by its HFLM and the export's own chat template, and by our adapter on the bundle."
+    pytest.importorskip("lm_eval")
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+    from hebrewgpt_nb.harness import HarnessModel, write_tasks
+    from hebrewgpt_nb.tasks import Inputs
+    tok = Tokenizer(train_tokenizer(TEXTS, tmp_path/"tokenizer.model", vocab_size=700, kind=kind))
+    own = fill(HebrewGPT(get_preset("tiny", vocab_size=700, pattern=pattern)), 3).eval()
+    save_bundle(own, tok, tmp_path/"bundle")
+    export_hf(own, tok, tmp_path/"twin")
+    task, = [n for n in write_tasks(tmp_path/"tasks", Inputs(limit=6)) if n.endswith("questions_choice")]
+    manager, found = TaskManager(include_path=str(tmp_path/"tasks"), include_defaults=False), []
+    for lm in (HFLM(pretrained=str(tmp_path/"twin"), device="cpu", batch_size=4), HarnessModel(tmp_path/"bundle", device="cpu")):
+        samples = simple_evaluate(lm, tasks=[task], task_manager=manager, bootstrap_iters=0, limit=6, apply_chat_template=True)["samples"][task]
+        found.append([float(r[0]) for s in sorted(samples, key=lambda s: s["doc_id"]) for r in s["filtered_resps"]])
+    assert len(found[0]) >= 12 and found[0] == pytest.approx(found[1], rel=1e-4)
