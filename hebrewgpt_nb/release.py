@@ -30,7 +30,7 @@ from .model import HebrewGPT, ModelConfig, count_parameters
 from .quantize import unpack
 from .stock import join_rows, load_released, open_weights, own_config, read_stock_config, save_released
 from .stock import split_rows, stock_class, stock_names, to_stock
-from .tokenizer import CONTROLS, HEADINGS, INPUT_LINE, Tokenizer, encode_prompt
+from .tokenizer import CONTROLS, HASHES, HEADINGS, INPUT_LINE, Tokenizer, encode_prompt
 from .tokenizer_json import fast_tokenizer
 
 # %% ../nbs/07_release.ipynb #46256770
@@ -78,7 +78,7 @@ def jinja_text(text: str) -> str: return json.dumps(text, ensure_ascii=False)
 def guard_filters(tok: Tokenizer) -> str: # in Jinja
     "What makes a text one that holds no special token, or no heading where headings are text."
     pairs = [(letter, letter + GUARD) for letter in first_letters(tok)]
-    if not tok.heading_ids: pairs += [("##", "# #")] # a heading begins with three
+    if not tok.heading_ids: pairs = [HASHES, *pairs]
     return "".join(f" | replace({jinja_text(a)}, {jinja_text(b)})" for a, b in pairs)
 
 def chat_template(tok: Tokenizer,
