@@ -209,6 +209,7 @@ def test_a_tokenizer_as_others_train_it_gives_its_ids(tmp_path):
 def test_a_tokenizer_whose_ids_cannot_be_given_is_exported_without_a_fast_one(tmp_path, monkeypatch, capsys, options):
     out = export_hf(small("A", vocab_size=600), of_others(tmp_path/"other.model", **options), tmp_path/"out")
     assert (out/"tokenizer.model").exists() and not (out/"tokenizer.json").exists()
+    with pytest.raises(ValueError, match="load tokenizer.model with sentencepiece"): AutoTokenizer.from_pretrained(out)
     assert "`AutoTokenizer` cannot give its ids" in (out/"README.md").read_text(encoding="utf8")
     assert run_card(out, monkeypatch, capsys).startswith("שלום,")
 
