@@ -125,7 +125,7 @@ def bpe_merges(tok: Tokenizer) -> list[tuple[str, str]]:
     return [(a, b) for a, b in cuts if a in pieces and b in pieces]
 
 # %% ../nbs/text/9_tokenizer_json.ipynb #30a53cfe
-def spec_fields(proto: bytes) -> dict: # 2 a table of letters, 3 a space before a text, 4 whether spaces are taken together
+def spec_fields(proto: bytes) -> dict: # 2 a table of letters, 3 a space before a text, 4 spaces taken together
     "What a SentencePiece model says of normalisation."
     return model_fields(model_fields(proto).get(3, b""))
 
