@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROBE', 'DoubleArray', 'file_rules', 'rule_tree', 'lookahead', 'either', 'longest_wins', 'prefix_normalizer',
-           'stack_break', 'prefix_decoders', 'plain_pieces', 'bpe_merges', 'spec_normalizer', 'puts_space',
-           'bpe_tokenizer', 'same_ids', 'fast_tokenizer']
+           'stack_break', 'prefix_decoders', 'plain_pieces', 'bpe_merges', 'spec_fields', 'spec_normalizer',
+           'puts_space', 'bpe_tokenizer', 'same_ids', 'has_table', 'fast_tokenizer']
 
 # %% ../nbs/text/9_tokenizer_json.ipynb #a8e519ba
 import re
@@ -125,17 +125,19 @@ def bpe_merges(tok: Tokenizer) -> list[tuple[str, str]]:
     return [(a, b) for a, b in cuts if a in pieces and b in pieces]
 
 # %% ../nbs/text/9_tokenizer_json.ipynb #30a53cfe
+def spec_fields(proto: bytes) -> dict: # 2 a table of letters, 3 a space before a text, 4 spaces taken together
+    "What a SentencePiece model says of normalisation."
+    return model_fields(model_fields(proto).get(3, b""))
+
 def spec_normalizer(proto: bytes) -> list[normalizers.Normalizer]: # one after the other
-    "What a SentencePiece model without prefix rules does to a text first."
-    said = model_fields(model_fields(proto).get(3, b""))
-    steps = [normalizers.Precompiled(table)] if (table := said.get(2, b"")) else []
-    if said.get(4, 1): # spaces are taken together
-        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    "What a SentencePiece model without a table does to a text first."
+    together = [(r"\A +| +\z", ""), (" {2,}", " ")] if spec_fields(proto).get(4, 1) else []
+    steps = [normalizers.Replace(Regex(spaces), one) for spaces, one in together]
     return steps + [normalizers.Prepend(" ")] * puts_space(proto)
 
 def puts_space(proto: bytes) -> bool:
     "Whether a SentencePiece model puts a space before a text."
-    return bool(model_fields(model_fields(proto).get(3, b"")).get(3, 1))
+    return bool(spec_fields(proto).get(3, 1))
 
 # %% ../nbs/text/9_tokenizer_json.ipynb #914a6663
 def bpe_tokenizer(tok: Tokenizer) -> tokenizers.Tokenizer:
@@ -150,8 +152,8 @@ def bpe_tokenizer(tok: Tokenizer) -> tokenizers.Tokenizer:
     return bpe
 
 # %% ../nbs/text/9_tokenizer_json.ipynb #c6be0b2a
-PROBE = " א ב\nג  ד ﬁ é א\u05b8 ה\u05b8א וה\u05b7א 😀 \u200f ▁ \t</s>ההההה!!!!! "
-# two spaces, a ligature, an accent apart, points on letters and on prefixes, bytes, runs of one letter
+PROBE = " א ב\nג  ד א \n ב ﬁ é א\u05b8 ה\u05b8א וה\u05b7א 😀 \u200f ▁ \t</s>ההההה!!!!! "
+# two spaces, ends of lines, a ligature, an accent apart, points on letters and prefixes, bytes, runs of one letter
 
 def same_ids(bpe: tokenizers.Tokenizer, tok: Tokenizer) -> bool:
     "Whether both give the same ids for every piece, alone and side by side, and for what normalisation would change."
@@ -161,11 +163,15 @@ def same_ids(bpe: tokenizers.Tokenizer, tok: Tokenizer) -> bool:
     return [e.ids for e in bpe.encode_batch(probes)] == tok.encode(probes)
 
 # %% ../nbs/text/9_tokenizer_json.ipynb #6becf3eb
+def has_table(tok: Tokenizer) -> bool:
+    "Whether a file normalises letters by a table, other than to make signs of prefixes."
+    return bool(spec_fields(tok.proto).get(2)) and not tok.signs
+
 def fast_tokenizer(tok: Tokenizer, context: int, # tokens
                   ) -> PreTrainedTokenizerFast | None: # None where `tokenizer.json` cannot give the same ids
     "The tokenizer in the form of `transformers`; special tokens cannot be reached from text."
     bpe, sp = bpe_tokenizer(tok), tok.sp
-    if not same_ids(bpe, tok): return None
+    if has_table(tok) or not same_ids(bpe, tok): return None
     ids = dict(bos_token=tok.bos_id, eos_token=tok.eos_id, pad_token=tok.pad_id, unk_token=sp.unk_id())
     named = {k: sp.id_to_piece(i) for k, i in ids.items()}
     others = [sp.id_to_piece(i) for i in range(tok.vocab_size) if sp.is_control(i) and i not in ids.values()]

@@ -3,7 +3,7 @@ import io, os, pickle, re, subprocess, sys, tracemalloc
 from collections import Counter
 import numpy as np, pytest, sentencepiece, torch
 from hypothesis import example, given, settings, strategies as st
-from hebrewgpt_nb import tokenizer as T
+from hebrewgpt_nb import tokenizer as T, tokenizer_json as J
 from hebrewgpt_nb.core import UserError, sample_dir, sha256_file
 from hebrewgpt_nb.text.clean import MARKS
 from hebrewgpt_nb.text.prefixes import STACKS, readings
@@ -109,6 +109,46 @@ def test_exported_tokenizer_decodes_as_our_own(stock, exported, text):
         ids = tok.encode(text)
         assert exported[kind].encode(text) == ids and exported[kind].decode(ids) == tok.decode(ids) == tok.decode(exported[kind].encode(text)) == text
 
+def of_others(path, **options):
+    "A SentencePiece model of lines, without our options."
+    lines, out = [line for t in TEXTS for line in t.split("\n") if line.strip()], io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=out, vocab_size=800, model_type="bpe", byte_fallback=True, minloglevel=3, **options)
+    path.write_bytes(out.getvalue())
+    return Tokenizer(path)
+
+SPACES = {"one before, together": {}, "one before": dict(remove_extra_whitespaces=False), "as they are": dict(add_dummy_prefix=False, remove_extra_whitespaces=False)}
+
+@pytest.fixture(scope="module", params=SPACES)
+def untabled(request, tmp_path_factory):
+    "A model of others without a table of letters, and its export."
+    tok = of_others(tmp_path_factory.mktemp("others")/"o.model", normalization_rule_name="identity", **SPACES[request.param])
+    return tok, fast_tokenizer(tok, 4096)
+
+strange = st.lists(st.one_of(st.sampled_from([" ", "  ", "\n", " \n", "\n ", "\r\n", "\t", "\u05b8", "\ufb2a", "\ufb4b", "\u200d", "e\u0301", "½", "＃", "</s>", "שלום", "1948"]), st.text(max_size=3)), max_size=9).map("".join)
+
+@settings(max_examples=500, deadline=None)
+@given(text=strange)
+@example(text="א \nב")
+@example(text=" \n א\n ב \n")
+@example(text="  ")
+@example(text="\ufb2a\u05b8\u05dc\u05d5\u05dd\r\n")
+def test_a_tokenizer_of_others_is_exported_with_the_same_ids(untabled, text):
+    tok, fast = untabled
+    assert fast.encode(text.replace(T.MARK, "")) == tok.encode(text.replace(T.MARK, "")) # there it is a space
+
+def test_ends_of_lines_are_probed(untabled, monkeypatch):
+    "Were they taken for ends of the text, there would be no export."
+    tok, regex = untabled[0], J.Regex
+    monkeypatch.setattr(J, "Regex", lambda pattern: regex(pattern.replace(r"\A", "^").replace(r"\z", "$")))
+    assert bool(fast_tokenizer(tok, 4096)) != J.spec_fields(tok.proto).get(4, 1)
+
+@pytest.mark.parametrize("spaces", SPACES)
+@pytest.mark.parametrize("rule", ["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf"])
+def test_a_table_of_letters_is_exported_by_none(tmp_path, rule, spaces):
+    "What `tokenizers` makes of one loses points: a letter and its points are replaced by what the table says of the letter."
+    tok = of_others(tmp_path/"o.model", normalization_rule_name=rule, **SPACES[spaces])
+    assert fast_tokenizer(tok, 4096) is None
+
 @settings(max_examples=500, deadline=None)
 @given(choices=st.lists(st.floats(0, 1, exclude_max=True), max_size=8), signs=st.randoms(use_true_random=False))
 def test_exported_tokenizer_decodes_what_no_text_has(stock, exported, choices, signs):
@@ -190,7 +230,7 @@ def test_same_texts_same_model(model, tmp_path): assert train_tokenizer(TEXTS, t
 SEEDED = """
 import hashlib, random, sys
 from collections import Counter
-from hebrewgpt_nb import tokenizer as T
+from hebrewgpt_nb import tokenizer as T, tokenizer_json as J
 from hebrewgpt_nb.text.prefixes import readings
 choices, found = random.Random(0), hashlib.sha256()
 for _ in range(40): # prices with a fraction: their sums depend on the order
