@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['GUARD', 'TEMPLATE', 'CARD', 'IDS', 'FAST', 'PLAIN', 'RULED', 'special_names', 'first_letters', 'jinja_text',
            'guard_filters', 'chat_template', 'stock_tokenizer', 'generation_config', 'card_facts', 'eval_results',
-           'told', 'model_card', 'check_out_dir', 'export_hf', 'stock_adapter', 'write_adapter', 'export_adapter',
-           'join_adapters', 'own_adapter', 'import_adapter', 'read_sources', 'read_metrics', 'find_model',
-           'export_gguf', 'offer', 'release']
+           'told', 'model_card', 'check_out_dir', 'export_hf', 'stock_adapter', 'write_adapter', 'AdapterConfig',
+           'read_adapter', 'export_adapter', 'join_adapters', 'own_adapter', 'import_adapter', 'read_sources',
+           'read_metrics', 'find_model', 'export_gguf', 'offer', 'release']
 
 # %% ../nbs/07_release.ipynb #65f21167
 import json, math, re, shutil
@@ -22,8 +22,8 @@ from .core import InputPath, RunFolder, UserError, cli, lock_folder, read_json, 
 from .core import work_folder, write_atomic, write_folder, write_json
 
 # %% ../nbs/07_release.ipynb #f8ff252e
-from typing import Literal
-from .core import Dtype
+from typing import Literal, NotRequired, TypedDict
+from .core import Dtype, PositiveInt
 from .hub import hub_address, push, write_space
 from .llamacpp import check_gguf, has_rules, llama_guards, write_gguf, write_modelfile
 from .model import HebrewGPT, ModelConfig, count_parameters
@@ -234,14 +234,29 @@ def stock_adapter(weights: dict, # of adapter_model.safetensors
 
 # %% ../nbs/07_release.ipynb #32766085
 def write_adapter(weights: dict, config: dict, # of adapter_config.json
-                  base: Path, out: Path) -> Path: # the folder
+                  base: Path, out: Path,
+                  task: str | None = None, # as stock `peft` calls what the base is for; None: it is ours
+                 ) -> Path: # the folder
     "Write an adapter for `base`, adapting what has weights."
-    config["target_modules"] = sorted({re.search(r"(\w+)\.lora_", name)[1] for name in weights})
-    config["base_model_name_or_path"] = str(base)
+    targets = sorted({re.search(r"(\w+)\.lora_", name)[1] for name in weights})
+    config |= dict(target_modules=targets, base_model_name_or_path=str(base), task_type=task, auto_mapping=None)
     with write_folder(out) as part:
         save_file(weights, part/"adapter_model.safetensors", metadata=dict(format="pt"))
         write_json(part/"adapter_config.json", config)
     return out
+
+# %% ../nbs/07_release.ipynb #e753d05a
+class AdapterConfig(TypedDict):
+    "What is read of `adapter_config.json`."
+    peft_type: Literal["LORA"]
+    r: PositiveInt
+    lora_alpha: float
+    rank_pattern: NotRequired[dict[str, PositiveInt] | None] # matrix -> its own rank
+    alpha_pattern: NotRequired[dict[str, float] | None]
+
+def read_adapter(folder: Path) -> dict:
+    "The settings of an adapter, with all that `peft` wrote there; raises `UserError`."
+    return read_json(folder/"adapter_config.json", AdapterConfig)
 
 # %% ../nbs/07_release.ipynb #17c492a5
 def export_adapter(adapter: str | Path, # the folder that `sft` wrote
@@ -250,7 +265,7 @@ def export_adapter(adapter: str | Path, # the folder that `sft` wrote
                   ) -> Path: # the folder
     "Write an adapter as stock `peft` loads it on the stock twin; raises `UserError`."
     adapter, twin, out = resolve(adapter), resolve(twin), resolve(out_dir)
-    config = read_json(adapter/"adapter_config.json", dict)
+    config = read_adapter(adapter)
     if out.exists() and not (out/"adapter_config.json").exists():
         raise UserError(f"{out_dir}: holds something that is no adapter; choose another folder")
     cfg = own_config(read_stock_config(twin))
@@ -258,7 +273,7 @@ def export_adapter(adapter: str | Path, # the folder that `sft` wrote
     for pattern in ("rank_pattern", "alpha_pattern"):
         config[pattern] = {n.removesuffix(".weight"): value for own, value in (config.get(pattern) or {}).items()
                            for n in names.get(f"{own}.weight", (own,))}
-    return write_adapter(found, config, twin, out)
+    return write_adapter(found, config, twin, out, "CAUSAL_LM")
 
 # %% ../nbs/07_release.ipynb #41218c18
 def join_adapters(parts: dict, # name there -> dict of A, B
@@ -303,7 +318,7 @@ def import_adapter(adapter: str | Path, # the folder that stock `peft` wrote
                   ) -> Path: # the folder
     "Write a stock adapter as `peft` loads it on our model; raises `UserError`."
     adapter, out, (model, _) = resolve(adapter), resolve(out_dir), load_model(base)
-    config = read_json(adapter/"adapter_config.json", dict)
+    config = read_adapter(adapter)
     if config.get("rank_pattern") or config.get("alpha_pattern"):
         raise UserError(f"{adapter}: its matrices have different ranks; merge it in the twin, and import that")
     if out.exists() and not (out/"adapter_config.json").exists():

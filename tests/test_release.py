@@ -2,7 +2,7 @@
 import json, os, pickle, re, subprocess, sys, sysconfig
 import pytest, torch
 from huggingface_hub import ModelCard
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 import hebrewgpt_nb.release as R, hebrewgpt_nb.stock as S
@@ -583,7 +583,8 @@ def test_an_adapter_gives_our_logits_on_the_stock_twin(tok, tmp_path, pattern, m
     with torch.no_grad():
         theirs, ours = stock(tokens).logits, adapted.merge_and_unload().eval()(tokens)
         with stock.disable_adapter(): without = stock(tokens).logits
-    assert (theirs - ours).abs().max() < 1e-3 and (theirs - without).abs().max() > .1
+        alone = AutoPeftModelForCausalLM.from_pretrained(out).eval()(tokens).logits # which finds the base by itself
+    assert (theirs - ours).abs().max() < 1e-3 and (theirs - without).abs().max() > .1 and torch.equal(alone, theirs)
 
 def test_an_adapter_of_another_shape_is_refused(tok, tmp_path):
     twin = export_hf(small("M", vocab_size=600), tok, tmp_path/"twin")
@@ -607,6 +608,39 @@ def test_an_adapter_of_the_stock_twin_gives_its_logits_here(tok, tmp_path, patte
         assert (ours(TOKENS[None]) - theirs).abs().max() < 1e-3 and (model(TOKENS[None]) - theirs).abs().max() > .1
         again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(twin), R.export_adapter(home, twin, tmp_path/"again")).eval()
         assert (again(TOKENS[None]).logits - theirs).abs().max() < 1e-3
+
+def test_an_adapter_of_a_trainer_of_causal_models_comes_home(tok, tmp_path):
+    "Most trainers call the task CAUSAL_LM, for which peft wants methods of transformers that our model does not have."
+    model = small("A", vocab_size=600)
+    twin, bundle = export_hf(model, tok, tmp_path/"twin"), save_bundle(model, tok, tmp_path/"bundle")
+    stock = get_peft_model(AutoModelForCausalLM.from_pretrained(twin), LoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=False)).eval()
+    stock.save_pretrained(tmp_path/"stock", save_embedding_layers=False)
+    ours = PeftModel.from_pretrained(load_bundle(bundle)[0], R.import_adapter(tmp_path/"stock", bundle, tmp_path/"ours")).eval()
+    with torch.no_grad(): assert (ours(TOKENS[None]) - stock(TOKENS[None]).logits).abs().max() < 1e-3
+
+@pytest.fixture(scope="module")
+def adapter(tok, tmp_path_factory):
+    "An adapter as `sft` writes it, the twin of its base, and a function that alters a copy of it."
+    folder = tmp_path_factory.mktemp("adapter")
+    model = small("A", vocab_size=600)
+    twin = export_hf(model, tok, folder/"twin")
+    add_lora(model, rank=4).save_pretrained(folder/"adapter", save_embedding_layers=False)
+    config, weights = json.loads((folder/"adapter"/"adapter_config.json").read_text()), load_file(folder/"adapter"/"adapter_model.safetensors")
+    def altered(place, change, more):
+        place.mkdir()
+        (place/"adapter_config.json").write_text(json.dumps(config | change))
+        save_file(weights | more, place/"adapter_model.safetensors")
+        return place
+    return altered, twin
+
+ODD_CONFIGS = [(dict(peft_type="IA3"), "peft_type is 'IA3': choose one of LORA"), (dict(peft_type=None), "peft_type is a NoneType"), (dict(r=0), "r is 0"), (dict(r="4"), "r is a str"), (dict(lora_alpha=[8]), "lora_alpha is a list")]
+
+@pytest.mark.parametrize("change, says", ODD_CONFIGS, ids=str)
+def test_an_adapter_whose_settings_are_odd_is_one_line(adapter, tmp_path, change, says):
+    altered, twin = adapter
+    with one_line("adapter_config.json", says): R.export_adapter(altered(tmp_path/"odd", change, {}), twin, tmp_path/"out")
+    with one_line("adapter_config.json", says): R.import_adapter(tmp_path/"odd", twin, tmp_path/"out")
+    assert not (tmp_path/"out").exists()
 
 def test_a_stock_adapter_that_does_not_fit_is_refused(tok, tmp_path):
     model = small("A", vocab_size=600)
