@@ -749,3 +749,25 @@ def test_a_wrong_option_is_one_line(options, made, tmp_path, capsys):
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and re.search(f"^error: .*{WRONG[options]}", said[0]), said
     assert not list(tmp_path.glob("run/*.gguf"))
+
+WIDTHS = {"q8_0": dict(width=48, heads=2, head_dim=24, hidden=96), "f16": {}} # of rows that are no blocks of 32, and of a number that is too large
+
+@pytest.mark.parametrize("kind", WIDTHS)
+def test_what_a_gguf_file_cannot_hold_is_said_before_anything_is_written(kind, tok, tmp_path, capsys):
+    pytest.importorskip("gguf", reason="pip install 'hebrewgpt_nb[gguf]'")
+    model = small("A", vocab_size=600, **WIDTHS[kind])
+    model.blocks[2].mlp.up.weight.data[0, 0] = 1e5
+    save_bundle(model, tok, tmp_path/"bundle")
+    with pytest.raises(SystemExit, match="^2$"): cli(R.release, ["--run", str(tmp_path/"run"), "--bundle", str(tmp_path/"bundle"), "--gguf", kind])
+    assert re.fullmatch("error: .*(rows of 48 cannot be written as q8_0|holds numbers that F16 cannot).*\n", capsys.readouterr().err)
+    assert not list((tmp_path/"run").iterdir())
+
+def test_a_head_of_its_own_goes_out_everywhere(tok, tmp_path):
+    gguf = pytest.importorskip("gguf", reason="pip install 'hebrewgpt_nb[gguf]'")
+    model = small("A", vocab_size=600, tied=False)
+    save_bundle(model, tok, tmp_path/"bundle")
+    R.release(run=str(tmp_path/"run"), bundle=str(tmp_path/"bundle"), gguf="f32", int8=True)
+    found = {t.name: t.data for t in gguf.GGUFReader(tmp_path/"run"/"hebrew-gpt.f32.gguf").tensors}
+    assert torch.tensor(found["output.weight"]).equal(model.lm_head.weight)
+    for place in ("hebrew-gpt", "published"): check_same(model, load_model(tmp_path/"run"/place)[0])
+    assert not load_bundle(tmp_path/"run"/"int8", dtype="int8")[0].cfg.tied
