@@ -739,7 +739,7 @@ def test_one_command_writes_for_transformers_llama_cpp_ollama_and_the_hub_and_se
     assert kinds["blk.0.ffn_up.weight"] == "Q8_0" and kinds["output_norm.weight"] == "F32"
 
 WRONG = {"--gguf q4": "q4.*f32.*q8_0", "--send true": "send is True, repo is empty", "--repo mine": "whose. give it as user/mine", "--repo me/a/b": "no name for the Hub",
-         "--bundle MADE/none": "none", "--model_name a/b": "model_name is 'a/b'", "--bundle MADE/mamba --gguf f16": "blocks are MM.*they must be of A, or of A and M"}
+         "--bundle MADE/none": "none", "--model_name a/b": "model_name is a/b: give at most 96 letters", f"--model_name {'a' * 97}": "model_name is 'a+': give at most 96", "--bundle MADE/mamba --gguf f16": "blocks are MM.*they must be of A, or of A and M"}
 
 @pytest.mark.parametrize("options", WRONG)
 def test_a_wrong_option_is_one_line(options, made, tmp_path, capsys):
@@ -771,3 +771,17 @@ def test_a_head_of_its_own_goes_out_everywhere(tok, tmp_path):
     assert torch.tensor(found["output.weight"]).equal(model.lm_head.weight)
     for place in ("hebrew-gpt", "published"): check_same(model, load_model(tmp_path/"run"/place)[0])
     assert not load_bundle(tmp_path/"run"/"int8", dtype="int8")[0].cfg.tied
+
+def test_a_name_that_the_release_writes_itself_is_refused_first(made, tmp_path, capsys):
+    "Found out from what a release writes, so that a new output is found too."
+    pytest.importorskip("gguf", reason="pip install 'hebrewgpt_nb[gguf]'")
+    asked = dict(bundle=str(made/"dense"), int8=True, repo="me/mine", gguf="f16")
+    R.release(run=str(tmp_path/"all"), model_name="mine", **asked)
+    own = {p.name for p in (tmp_path/"all").iterdir() if not p.name.startswith("mine")}
+    assert {"published", "int8", "space", "done.json"} <= own
+    capsys.readouterr()
+    for name in (*own, "INT8", "progress.json", "base", "Modelfile", "..", "a/b", ".next", ""):
+        argv = [f"--model_name={name}", "--run", str(tmp_path/"run"), "--bundle", str(made/"dense")]
+        with pytest.raises(SystemExit, match="^2$"): cli(R.release, argv)
+        assert re.fullmatch(f"error: model_name is '?{re.escape(name)}'?: (give at most 96 letters.*|.*give another name)\n", capsys.readouterr().err)
+        assert not (tmp_path/"run").exists()
