@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['OWN', 'NAME', 'ModelName', 'GUARD', 'TEMPLATE', 'CARD', 'IDS', 'FAST', 'PLAIN', 'RULED', 'special_names',
            'first_letters', 'jinja_text', 'guard_filters', 'chat_template', 'stock_tokenizer', 'generation_config',
-           'card_facts', 'eval_results', 'told', 'model_card', 'check_out_dir', 'export_hf', 'stock_adapter',
-           'write_adapter', 'AdapterConfig', 'read_adapter', 'export_adapter', 'join_adapters', 'own_adapter',
-           'import_adapter', 'read_sources', 'read_metrics', 'find_model', 'export_gguf', 'offer', 'release']
+           'card_facts', 'eval_results', 'told', 'model_card', 'check_out_dir', 'export_hf', 'matrices',
+           'check_adapter', 'stock_adapter', 'write_adapter', 'AdapterConfig', 'read_adapter', 'export_adapter',
+           'join_adapters', 'own_adapter', 'import_adapter', 'Counts', 'SourceReport', 'DataReport', 'Figure',
+           'Measured', 'read_sources', 'is_number', 'read_metrics', 'find_model', 'export_gguf', 'offer', 'release']
 
 # %% ../nbs/07_release.ipynb #65f21167
 import json, math, re, shutil
@@ -23,13 +24,13 @@ from .core import work_folder, write_atomic, write_folder, write_json
 
 # %% ../nbs/07_release.ipynb #f8ff252e
 from typing import Annotated, Literal, NotRequired, TypedDict
-from .core import Dtype, PositiveInt, Rule
+from .core import Dtype, NonNegativeInt, PositiveInt, Rule, plain_name, shorten
 from .hub import hub_address, push, write_space
 from .llamacpp import check_gguf, has_rules, llama_guards, write_gguf, write_modelfile
 from .model import HebrewGPT, ModelConfig, count_parameters
 from .quantize import unpack
-from .stock import join_rows, load_released, open_weights, own_config, read_stock_config, save_released
-from .stock import split_rows, stock_class, stock_names, to_stock
+from .stock import join_rows, load_released, open_weights, read_stock_config, save_released
+from .stock import check_finite, described, split_rows, stock_class, stock_names, to_stock
 from .tokenizer import CONTROLS, HEADINGS, Tokenizer, encode_prompt
 from .tokenizer_json import fast_tokenizer
 
@@ -216,6 +217,7 @@ def export_hf(model: HebrewGPT, # of a packed one, the weights it decodes with, 
         raise UserError(f"{tok.path}: has {tok.vocab_size} pieces, but the model {pieces}; they do not belong together")
     check_out_dir(out, out_dir)
     model = unpack(model)
+    check_finite(model, out_dir)
     with lock_folder(out.parent, f".{out.name}.lock"), write_folder(out, need=weight_bytes(model)) as part:
         stock = to_stock(model, tok)
         stock.generation_config = generation_config(tok, model.cfg.blocks)
@@ -225,16 +227,39 @@ def export_hf(model: HebrewGPT, # of a packed one, the weights it decodes with, 
         write_atomic(part/"README.md", model_card(model, tok, out.name, license, **about))
     return out
 
+# %% ../nbs/07_release.ipynb #de11f492
+def matrices(cfg: ModelConfig) -> dict: # name, of ours and of the stock twin -> empty tensor on the meta device
+    "What an adapter may adapt."
+    with torch.device("meta"): own = HebrewGPT(cfg).state_dict()
+    names = stock_names(cfg.blocks, cfg.tied)
+    parts = {name: split_rows(w, names[name], cfg.heads) for name, w in own.items()}
+    return own | {n: part for name in own for n, part in zip(names[name], parts[name])}
+
+def check_adapter(weights: dict, # of adapter_model.safetensors
+                  known: dict): # of `matrices`
+    "Refuse tensors of an adapter that are no numbers, or do not fit their matrix; raises `UserError`."
+    for name, w in weights.items():
+        own, _, part = name.removeprefix("base_model.model.").partition(".lora_")
+        if not w.isfinite().all(): raise UserError(f"{plain_name(name)}: holds NaN or infinity; train it again")
+        if f"{own}.weight" not in known: continue
+        rows, *columns = known[f"{own}.weight"].shape
+        rank = weights.get(name.replace(".lora_B.", ".lora_A."), w).shape[:1]
+        fits = {"A.": (*w.shape[:1], *columns), "B.": (rows, *rank), "ma": (rows,)}.get(part[:2], w.shape)
+        if w.shape != fits: raise UserError(f"{own}: lora_{part} is {tuple(w.shape)}, its base needs {tuple(fits)}; "
+                                            "it was made for another base")
+
 # %% ../nbs/07_release.ipynb #9bd3adc1
 def stock_adapter(weights: dict, # of adapter_model.safetensors
                   cfg: ModelConfig, # of its base
                  ) -> dict: # the same, named as in the stock twin
     "The tensors of an adapter for the stock twin of its base; raises `UserError` for one that does not fit."
     names, out = stock_names(cfg.blocks), {}
+    check_adapter(weights, matrices(cfg))
     for name, w in weights.items():
         own, _, part = name.removeprefix("base_model.model.").partition(".lora_")
         theirs = names.get(f"{own}.weight", ())
-        if not theirs: raise UserError(f"{own}: adapted, but the base has no such matrix; it was made for another base")
+        if not theirs: raise UserError(f"{plain_name(own)}: adapted, but the base has no such matrix; "
+                                       "it was made for another base")
         parts = [w] * len(theirs) if part.startswith("A.") else split_rows(w, theirs, cfg.heads)
         out |= {f"base_model.model.{n.removesuffix('.weight')}.lora_{part}": p.clone() for n, p in zip(theirs, parts)}
     return out
@@ -275,7 +300,7 @@ def export_adapter(adapter: str | Path, # the folder that `sft` wrote
     config = read_adapter(adapter)
     if out.exists() and not (out/"adapter_config.json").exists():
         raise UserError(f"{out_dir}: holds something that is no adapter; choose another folder")
-    cfg = own_config(read_stock_config(twin))
+    cfg = described(twin, read_stock_config(twin))
     found, names = stock_adapter(open_weights(adapter/"adapter_model.safetensors"), cfg), stock_names(cfg.blocks)
     for pattern in ("rank_pattern", "alpha_pattern"):
         config[pattern] = {n.removesuffix(".weight"): value for own, value in (config.get(pattern) or {}).items()
@@ -301,6 +326,7 @@ def join_adapters(parts: dict, # name there -> dict of A, B
 def own_adapter(weights: dict, # of adapter_model.safetensors, of a stock twin
                 cfg: ModelConfig) -> dict: # the same, named as here
     "The tensors of a stock adapter for our model; raises `UserError` for one that does not fit."
+    check_adapter(weights, matrices(cfg))
     left, out = {n.removeprefix("base_model.model."): w for n, w in weights.items()}, {}
     def take(name, part): return left.pop(f"{name.removesuffix('.weight')}.{part}", None)
     for own, theirs in stock_names(cfg.blocks).items():
@@ -315,7 +341,8 @@ def own_adapter(weights: dict, # of adapter_model.safetensors, of a stock twin
             raise UserError(f"{own}: the adapter has magnitudes (DoRA) for {len(found)} of {len(theirs)} matrices that "
                             "are one here; train it on all of them")
         if magnitudes: out[f"{own}.lora_magnitude_vector"] = join_rows(magnitudes, theirs, cfg.heads)
-    if left: raise UserError(f"{next(iter(left))}: adapted, but our model has no such matrix; merge it in the twin")
+    if left: raise UserError(f"{plain_name(next(iter(left)))}: adapted, but our model has no such matrix; "
+                             "merge it in the twin")
     return out
 
 # %% ../nbs/07_release.ipynb #957a8468
@@ -338,20 +365,36 @@ def import_adapter(adapter: str | Path, # the folder that stock `peft` wrote
     return write_adapter(found, config, resolve(base), out)
 
 # %% ../nbs/07_release.ipynb #847fec7d
+class Counts(TypedDict):
+    documents: NonNegativeInt
+    words: NonNegativeInt
+
+class SourceReport(TypedDict): train: Counts
+class DataReport(TypedDict): sources: dict[str, SourceReport] # what is read of the report of `prepare_data`
+
+class Figure(TypedDict):
+    value: object # a number, infinite perhaps
+    unit: str
+
+class Measured(TypedDict): metrics: dict[str, Figure] # what is read of the report of `evaluate`
+
+# %% ../nbs/07_release.ipynb #f52a60a2
 def read_sources(data: str) -> dict: # empty if nothing is given
     "The sources in the report of `prepare_data`; raises `UserError`."
-    if not data: return {}
-    found = read_json(resolve(data)/"report.json", dict).get("sources")
-    if isinstance(found, dict): return found
-    raise UserError(f"{data}: its report.json names no sources; give a run of prepare_data")
+    return read_json(resolve(data)/"report.json", DataReport)["sources"] if data else {}
+
+def is_number(value) -> bool: return type(value) is float or type(value) is int and abs(value) < 2**63
 
 def read_metrics(report: str, role: str) -> dict: # empty if nothing is given
     "The metrics of a model in the report of `evaluate`; raises `UserError`."
     if not report: return {}
     file = resolve(report)/f"{role}.report.json"
-    found = read_json(file, dict).get("metrics") if file.exists() else None
-    if isinstance(found, dict): return found
-    raise UserError(f"{report}: has no metrics of the {role} model ({file.name}); give a run of evaluate")
+    if not file.exists():
+        raise UserError(f"{report}: has no metrics of the {role} model ({file.name}); give a run of evaluate")
+    found = read_json(file, Measured)["metrics"]
+    odd = next((name for name, m in found.items() if not is_number(m["value"])), None)
+    if odd is None: return found
+    raise UserError(f"{file}: metrics.{plain_name(odd)}.value is {shorten(found[odd]['value'])}; give a run of evaluate")
 
 # %% ../nbs/07_release.ipynb #dc5d24cd
 def find_model(bundle: str, run: str) -> str:
@@ -404,6 +447,7 @@ def release(run: RunFolder = "runs/nb/release", # where to write: MODEL_NAME/, p
     model, tok = load_model(find_model(bundle, run))
     model, folder = unpack(model), work_folder(run)
     if dtype != "auto": model = model.to(getattr(torch, dtype))
+    check_finite(model, bundle or run)
     if gguf: check_gguf(model, tok, gguf)
     out = export_hf(model, tok, folder/model_name, license, **about)
     if set(model.cfg.blocks) == {"A"}: save_released(model, tok, folder/"published")

@@ -427,18 +427,27 @@ class one_line:
     def __enter__(self): pass
     def __exit__(self, kind, e, tb):
         assert kind is UserError, f"{kind} instead of a UserError: {e}"
-        assert "\n" not in str(e) and len(str(e)) < 500, str(e)
+        assert str(e).isprintable() and len(str(e)) < 500, str(e)
         for word in self.words: assert word in str(e), f"{word!r} is not in: {e}"
         return True
 
+SPOILT = "blocks.0.mlp.up.weight"
 FAULTS = {
+    "sparse": (lambda w: w | {SPOILT: w[SPOILT].to_sparse()}, f"{SPOILT} is sparse"),
+    "meta": (lambda w: w | {SPOILT: w[SPOILT].to("meta")}, f"{SPOILT} is empty (a meta tensor)"),
+    "meta head": (lambda w: w | {"head.weight": torch.empty(600, 128, device="meta")}, "head.weight is empty"),
+    "sparse embedding": (lambda w: w | {"tok_emb.weight": w["tok_emb.weight"].to_sparse()}, "tok_emb.weight is sparse"),
+    "newline and escape": (lambda w: w | {"x\ny\n\x1b[31m": torch.ones(2)}, r"'x\ny\n\x1b[31m' unexpected"),
+    "nothing but odd names": (lambda w: {"x\n\x1b[31m": torch.ones(2)}, r"it holds 'x\n\x1b[31m' ..."),
+    "odd name, odd kind": (lambda w: w | {"x\n": torch.ones(2).int()}, r"'x\n' is torch.int32"),
+    "long name": (lambda w: w | {"x" * 5000: torch.ones(2)}, "xxx... (5,002 characters) unexpected"),
     "missing": (lambda w: {n: t for n, t in w.items() if n != "blocks.1.mlp.up.weight"}, "blocks.1.mlp.up.weight missing"),
     "extra": (lambda w: w | {"blocks.0.attn.qkv.bias": torch.ones(384)}, "blocks.0.attn.qkv.bias unexpected"),
     "mamba": (lambda w: w | {"blocks.1.mamba.A_log": torch.ones(4)}, "blocks.1.mamba.A_log unexpected"),
     "a block left out": (lambda w: {n.replace("blocks.1.", "blocks.9."): t for n, t in w.items()}, "blocks.1.ln1.weight missing"),
     "shape": (lambda w: w | {"blocks.0.mlp.down.weight": torch.ones(128, 191)}, "blocks.0.mlp.down.weight is (128, 191), expected (128, 192)"),
     "head of another size": (lambda w: w | {"head.weight": torch.ones(601, 128)}, "lm_head.weight is (601, 128), expected (600, 128)"),
-    "head of another dtype": (lambda w: w | {"head.weight": torch.ones(600, 128, dtype=torch.int8)}, "lm_head.weight is torch.int8"),
+    "head of another dtype": (lambda w: w | {"head.weight": torch.ones(600, 128, dtype=torch.int8)}, "head.weight is torch.int8; get"),
     "other names": (lambda w: {f"transformer.{n}": t for n, t in w.items()}, "no table tok_emb.weight"),
     "twice": (lambda w: w | {f"module.{n}": t for n, t in w.items()}, "there twice"),
     "whole numbers": (lambda w: {n: t.to(torch.int8) for n, t in w.items()}, "tok_emb.weight is torch.int8; get the file in bfloat16"),
@@ -495,6 +504,17 @@ def test_a_folder_or_nothing_in_the_place_of_a_file(published, tok, tmp_path):
         with one_line(name): load_released(tmp_path/"good.pt", tmp_path/name)
     with one_line("cannot be read"): load_released(tmp_path/"good.pt", tmp_path)
 
+PLACES = {"a link to nothing": (lambda p: p.symlink_to("nowhere"), "no such file"), "a link to itself": (lambda p: p.symlink_to(p.name), "cannot be read"),
+          "a pipe": (os.mkfifo, "a pipe or a device"), "a device": (lambda p: p.symlink_to("/dev/zero"), "a pipe or a device"), "a folder": (os.mkdir, "it is a folder")}
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+@pytest.mark.parametrize("place", PLACES)
+def test_what_stands_in_the_place_of_weights_is_named(tok, tmp_path, place, name):
+    make, says = PLACES[place]
+    (tmp_path/"tokenizer.model").write_bytes(tok.proto)
+    make(tmp_path/name)
+    with one_line(f"{name}: ", says): load_model(tmp_path)
+
 def test_missing_files(published, tok, tmp_path):
     with one_line("no.pt", "no such file"): load_released(tmp_path/"no.pt", tok.path)
     torch.save(published[1], tmp_path/"model.pt")
@@ -528,16 +548,18 @@ def test_a_folder_in_bfloat16_comes_back_in_it(tok, tmp_path):
     model = small("AM", vocab_size=600).bfloat16()
     check_same(model, S.import_hf(export_hf(model, tok, tmp_path/"out"))[0])
 
-CHANGES = {"num_key_value_heads": (1, "num_key_value_heads is 1, here 2"), "tie_word_embeddings": (False, "1 weights do not fit its config: lm_head.weight missing"), "hidden_act": ("gelu", "hidden_act is 'gelu', here 'silu'"),
+CHANGES = {"num_hidden_layers ": (-1, "config.json: not the shape of a model here: depth is -1"), "num_key_value_heads": (1, "num_key_value_heads is 1, here 2"), "tie_word_embeddings": (False, "1 weights do not fit its config: lm_head.weight missing"), "hidden_act": ("gelu", "hidden_act is 'gelu', here 'silu'"),
            "attention_bias": (True, "attention_bias is True, here False"), "rope_parameters": (dict(rope_type="linear", factor=2., rope_theta=1e4), "rope_parameters is"), "model_type": ("gpt2", "is a gpt2; read here are llama and bamba"),
            "intermediate_size": (100, "weights do not fit its config|of another shape|not a file of weights"), "num_hidden_layers": (4, "4 weights|missing"), "head_dim": (16, "do not make width")}
 
 @pytest.mark.parametrize("field", CHANGES)
 def test_a_stock_model_that_is_none_of_ours_is_refused(tok, tmp_path, field):
     out, (value, says) = export_hf(small("A", vocab_size=600), tok, tmp_path/"out"), CHANGES[field]
-    (out/"config.json").write_text(json.dumps(json.loads((out/"config.json").read_text()) | {field: value}))
+    (out/"config.json").write_text(json.dumps(json.loads((out/"config.json").read_text()) | {field.strip(): value}))
     with pytest.raises(UserError, match=says) as said: load_model(out)
     assert str(out) in str(said.value) and "\n" not in str(said.value)
+    if value == -1:
+        with one_line(says): read_config(out)
 
 @pytest.mark.parametrize("what, says", [("torn", "torn, or not a file of weights"), ("no tokenizer", "tokenizer.model: missing"), ("no weights", "not a file of weights"), ("no config", "no table tok_emb.weight"), ("empty config", "no folder of transformers|no bundle")])
 def test_a_stock_folder_that_lacks_something_is_one_line(tok, tmp_path, what, says):
@@ -560,7 +582,7 @@ def test_a_model_of_the_hub(tok, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     check_same(model, load_model("hf://me/hebrew")[0])
     assert "hf://me/hebrew: downloads" in capsys.readouterr().out
-    for address in ("hf://me/other", "hf://me/a/b/c"):
+    for address in ("hf://me/other", "hf://me/a/b/c", "hf://../.."):
         with pytest.raises(UserError, match=f"{address}: cannot be fetched .*; give the folder of a copy"): load_model(address)
 
 
@@ -609,6 +631,22 @@ def test_an_adapter_of_the_stock_twin_gives_its_logits_here(tok, tmp_path, patte
         again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(twin), R.export_adapter(home, twin, tmp_path/"again")).eval()
         assert (again(TOKENS[None]).logits - theirs).abs().max() < 1e-3
 
+QKV = "base_model.model.blocks.0.attn.qkv.lora_"
+ODD_TENSORS = [({f"{QKV}B.weight": torch.ones(7, 4)}, "qkv: lora_B.weight is (7, 4), its base needs (192, 4)"), ({f"{QKV}A.weight": torch.ones(4, 63)}, "lora_A.weight is (4, 63), its base needs (4, 64)"),
+               ({f"{QKV}B.weight": torch.ones(192, 3)}, "lora_B.weight is (192, 3), its base needs (192, 4)"), ({f"{QKV}A.weight": torch.tensor(1.)}, "lora_A.weight is (), its base needs (64,)"),
+               ({f"{QKV}B.weight": torch.full((192, 4), torch.nan)}, "holds NaN"), ({"base_model.model.x\n\x1b[31m.lora_A.weight": torch.ones(2, 2)}, r"'x\n\x1b[31m': adapted")]
+
+@pytest.mark.parametrize("more, says", ODD_TENSORS, ids=[says for _, says in ODD_TENSORS])
+def test_an_adapter_whose_tensors_do_not_fit_is_one_line(adapter, tmp_path, more, says):
+    altered, twin = adapter
+    with one_line(says): R.export_adapter(altered(tmp_path/"odd", {}, more), twin, tmp_path/"out")
+    good = load_file(R.export_adapter(altered(tmp_path/"good", {}, {}), twin, tmp_path/"stock")/"adapter_model.safetensors")
+    own, theirs = "blocks.0.attn.qkv", "model.layers.0.self_attn.v_proj" # the same fault in a stock adapter
+    stock = {n.replace(own, theirs): w[:64] if w.shape[:1] == (192,) else w for n, w in more.items()}
+    save_file(good | stock, tmp_path/"stock"/"adapter_model.safetensors")
+    with one_line(says.replace("192", "64").replace("qkv", "v_proj").replace("': adapted", "")): R.import_adapter(tmp_path/"stock", twin, tmp_path/"out")
+    assert not (tmp_path/"out").exists()
+
 def test_an_adapter_of_a_trainer_of_causal_models_comes_home(tok, tmp_path):
     "Most trainers call the task CAUSAL_LM, for which peft wants methods of transformers that our model does not have."
     model = small("A", vocab_size=600)
@@ -633,7 +671,8 @@ def adapter(tok, tmp_path_factory):
         return place
     return altered, twin
 
-ODD_CONFIGS = [(dict(peft_type="IA3"), "peft_type is 'IA3': choose one of LORA"), (dict(peft_type=None), "peft_type is a NoneType"), (dict(r=0), "r is 0"), (dict(r="4"), "r is a str"), (dict(lora_alpha=[8]), "lora_alpha is a list")]
+ODD_CONFIGS = [(dict(peft_type="IA3"), "peft_type is 'IA3': choose one of LORA"), (dict(peft_type=None), "peft_type is a NoneType"), (dict(r=0), "r is 0"), (dict(r="4"), "r is a str"), (dict(lora_alpha=[8]), "lora_alpha is a list"),
+               (dict(rank_pattern=[1]), "rank_pattern is a list, expected dict"), (dict(alpha_pattern={"x\n": "1"}), r"alpha_pattern.'x\n' is a str")]
 
 @pytest.mark.parametrize("change, says", ODD_CONFIGS, ids=str)
 def test_an_adapter_whose_settings_are_odd_is_one_line(adapter, tmp_path, change, says):
@@ -717,6 +756,42 @@ def test_the_card_holds_what_the_reports_say(tok, tmp_path):
     assert [(r.metric_name, r.metric_value) for r in card.data.eval_results] == [("bits per byte (bits/byte)", 1.23), ("choices: all (share)", .5)]
     assert "| news | 12 | 3,400 |" in card.text and "| bits per byte | 1.23 | bits/byte |" in card.text
     assert said["parameters"] == count_parameters(load_bundle(tmp_path/"sft")[0]) and sorted(p.name for p in (tmp_path/"run").iterdir()) == ["done.json", "mine", "published"]
+
+REPORTS = {"data": {"{}": "sources missing", '{"sources": {"x": {}}}': "train missing", '{"sources": [1]}': "sources is a list", '{"sources": {"s": {"train": {"documents": 1, "words": "many"}}}}': "sources.s.train.words is a str",
+                    '{"sources": {"a\\nb": {"train": {"documents": -1, "words": 2}}}}': r"sources.'a.nb'.train.documents is -1", "[": "not valid JSON"},
+           "report": {"{}": "metrics missing", '{"metrics": {"a": 1}}': "metrics.a is a int", '{"metrics": {"a|b\\n# x": {"value": "1", "unit": "u"}}}': r"metrics.'a.b.n# x'.value is '1'", '{"metrics": {"a": {"value": 1, "unit": null}}}': "metrics.a.unit is a NoneType",
+                      '{"metrics": {"a": {"value": true, "unit": "u"}}}': "a.value is True", '{"metrics": {"a": {"value": 1' + "0" * 400 + ', "unit": "u"}}}': "a.value is a number of"}}
+
+@pytest.mark.parametrize("option, content", [(option, content) for option in REPORTS for content in REPORTS[option]], ids=lambda v: v[:40])
+def test_a_report_of_an_odd_shape_is_one_line(made, tmp_path, capsys, option, content):
+    (tmp_path/"odd").mkdir()
+    (file := tmp_path/"odd"/dict(data="report.json", report="instruct.report.json")[option]).write_text(content)
+    with pytest.raises(SystemExit, match="^2$"): cli(R.release, ["--run", str(tmp_path/"run"), "--bundle", str(made/"dense"), f"--{option}", str(tmp_path/"odd")])
+    said = capsys.readouterr().err
+    assert re.fullmatch(f"error: {re.escape(str(file))}: .*{REPORTS[option][content]}.*\n", said), said
+    assert not list((tmp_path/"run").iterdir())
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_go_nowhere(tok, tmp_path, capsys, number):
+    model = small("A", vocab_size=600)
+    model.blocks[1].mlp.up.weight.data[3, 5] = number
+    bundle = save_bundle(model, tok, tmp_path/"bundle")
+    with pytest.raises(SystemExit, match="^2$"): cli(R.release, ["--run", str(tmp_path/"run"), "--bundle", str(bundle)])
+    assert re.fullmatch(f"error: {bundle}: blocks.1.mlp.up.weight holds NaN or an infinite number; .*\n", capsys.readouterr().err)
+    assert not list((tmp_path/"run").iterdir())
+    for write in (export_hf, save_released):
+        with one_line("blocks.1.mlp.up.weight holds NaN or an infinite number"): write(model, tok, tmp_path/"out")
+
+def test_an_address_is_no_path(tok, tmp_path, monkeypatch, capsys):
+    "Whatever stands behind hf://, nothing of this machine is walked, and the run is not taken for it."
+    import hebrewgpt_nb.core as core
+    def walked(path): assert path == sample_dir(), f"{path} was walked"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(core, "fingerprint", walked)
+    for address, run in (("hf://../..", tmp_path/"run"), ("hf://../x", tmp_path/"x")):
+        with pytest.raises(SystemExit, match="^2$"): cli(R.release, ["--run", str(run), "--bundle", address])
+        said = capsys.readouterr().err
+        assert re.fullmatch(f"error: {re.escape(address)}: cannot be fetched .*\n", said), said
 
 # --- the command ---------------------------------------------------------------------------------------------------------
 
