@@ -9,7 +9,7 @@ __all__ = ['VERSION', 'SAMPLING', 'SUMMED', 'PROMPT', 'SAVED', 'WANTED', 'PUBLIS
            'load_int8', 'load_exported', 'load_bundle', 'fetch_hub', 'is_bundle', 'load_any', 'load_model']
 
 # %% ../nbs/engine/9_bundle.ipynb #8a841b8e
-import shutil
+import os, shutil
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -24,7 +24,7 @@ from .tokenizer import Tokenizer, format_prompt
 
 # %% ../nbs/engine/9_bundle.ipynb #7400d879
 from .core import NonNegativeFloat, NonNegativeInt, PositiveInt, Sha256, Share
-from .core import introduce, ordinary_file, parsing
+from .core import introduce, ordinary_file, parsing, plain_name
 
 # %% ../nbs/engine/9_bundle.ipynb #4565ed0f
 VERSION = 1 # of this layout
@@ -129,12 +129,12 @@ def check_sums(folder: Path) -> dict: # generation.json
 def read_config(folder: Path) -> ModelConfig:
     "The shape of a bundle's model; raises `UserError`."
     if is_exported(folder):
-        from hebrewgpt_nb.stock import own_config, read_stock_config # transformers takes seconds to load
-        return own_config(read_stock_config(folder))
+        from hebrewgpt_nb.stock import described, read_stock_config # transformers takes seconds to load
+        return described(folder, read_stock_config(folder))
     path, names = folder/"config.json", {field.name for field in fields(ModelConfig)}
     found = dict(tied=True) | read_json(path, dict) # earlier ones were all tied
-    if odd := sorted(names ^ found.keys()):
-        raise UserError(f"{path}: not the config of a bundle, missing or unknown: {', '.join(odd[:5])}; save it again")
+    if odd := ", ".join(map(plain_name, sorted(names ^ found.keys())[:5])):
+        raise UserError(f"{path}: not the config of a bundle, missing or unknown: {odd}; save it again")
     with parsing(path, "the config of a bundle"): return ModelConfig(**found)
 
 # %% ../nbs/engine/9_bundle.ipynb #a687880f
@@ -249,7 +249,7 @@ def load_any(here: Path) -> tuple: # model, tokenizer
     kind = read_json(config, dict).get("model_type") if config.exists() else None
     if kind and kind != "hebrew-gpt": return import_hf(here)
     files = [here] if here.is_file() else [here/name for name in PUBLISHED]
-    file = next((file for file in files if file.is_file()), None)
+    file = next((file for file in files if os.path.lexists(file)), None) # whatever it is, it is meant
     if file: return load_released(file, file.with_name("tokenizer.model"))
     return load_bundle(here) # says what a bundle holds
 

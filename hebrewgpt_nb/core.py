@@ -7,12 +7,12 @@ __all__ = ['WAYS_OUT', 'MAX_FILE', 'MAX_NESTING', 'SHIPPED', 'HUB_NAME', 'FILE_E
            'A_FOLDER', 'AN_INPUT', 'A_DATA_SET', 'A_PLACE', 'PositiveInt', 'PositiveFloat', 'NonNegativeInt',
            'NonNegativeFloat', 'Share', 'Threads', 'RunFolder', 'Place', 'InputPath', 'DataSet', 'Device', 'Dtype',
            'SWITCH', 'WRITE', 'MOST', 'Sha256', 'MAX_YAML', 'COMMANDS', 'leave_while_starting', 'answer_ctrl_c',
-           'UserError', 'shorten', 'print_anything', 'project_root', 'resolve', 'sample_dir', 'real_data_dir',
-           'disk_error', 'missing_room', 'explain_disk_errors', 'beside', 'sync', 'write_file', 'write_atomic',
-           'write_json', 'reason_of', 'ordinary_file', 'read_whole', 'parsing', 'check_nesting', 'parse_json',
-           'read_json', 'read_jsonl', 'append_line', 'replace_folder', 'find_folder', 'find_input', 'sync_folder',
-           'write_folder', 'fingerprint', 'sha256_file', 'Rule', 'is_input', 'is_folder_name', 'is_place',
-           'is_hub_name', 'base_type', 'rules_of', 'yes_or_no', 'read_value', 'broken_rule', 'find_fault',
+           'UserError', 'shorten', 'plain_name', 'print_anything', 'project_root', 'resolve', 'sample_dir',
+           'real_data_dir', 'disk_error', 'missing_room', 'explain_disk_errors', 'beside', 'sync', 'write_file',
+           'write_atomic', 'write_json', 'reason_of', 'ordinary_file', 'read_whole', 'parsing', 'check_nesting',
+           'parse_json', 'read_json', 'read_jsonl', 'append_line', 'replace_folder', 'find_folder', 'find_input',
+           'sync_folder', 'write_folder', 'fingerprint', 'sha256_file', 'Rule', 'is_url', 'is_input', 'is_folder_name',
+           'is_place', 'is_hub_name', 'base_type', 'rules_of', 'yes_or_no', 'read_value', 'broken_rule', 'find_fault',
            'check_value', 'named_fields', 'parts_of', 'check_content', 'parse_yaml', 'read_yaml', 'kinds_of',
            'inputs_of', 'check_parameters', 'stage_key', 'is_locked', 'is_there', 'lock_folder', 'work_folder', 'Stamp',
            'read_stamp', 'remove', 'find_leftovers', 'remove_leftovers', 'settle', 'explain_memory_errors', 'run_stage',
@@ -54,6 +54,11 @@ def shorten(value) -> str:
     if type(value) is int and value.bit_length() > 200: return f"a number of {value.bit_length():,} bits"
     text = value if isinstance(value, str) and os.sep in value and value.isprintable() else repr(value)
     return text if len(text) <= 500 else f"{text[:60]}... ({len(text):,} characters)"
+
+# %% ../nbs/core/0_core.ipynb #83a5373d
+def plain_name(name: str) -> str:
+    "A name out of a file, as one line can show it."
+    return name if name.isprintable() and len(name) <= 200 else shorten(name)
 
 # %% ../nbs/core/0_core.ipynb #a12c67a4
 def print_anything():
@@ -335,12 +340,13 @@ class Rule:
     reads: bool = False # the value is a path whose content belongs to what a result depends on
 
 # %% ../nbs/core/0_core.ipynb #ed16d870
-def is_input(value: str) -> bool: return not value or "://" in value or find_input(value).exists()
-def is_folder_name(value: str) -> bool: return bool(value) and "://" not in value and not resolve(value).is_file()
+def is_url(value: str) -> bool: return "://" in value # and no path, whatever stands behind it
+def is_input(value: str) -> bool: return not value or is_url(value) or find_input(value).exists()
+def is_folder_name(value: str) -> bool: return bool(value) and not is_url(value) and not resolve(value).is_file()
 
 # %% ../nbs/core/0_core.ipynb #92099157
 def is_place(value: str) -> bool:
-    if "://" not in value: return not value or is_folder_name(value)
+    if not is_url(value): return not value or is_folder_name(value)
     from fsspec import get_filesystem_class
     try: return bool(get_filesystem_class(value.partition("://")[0]))
     except (ValueError, ImportError): return False
@@ -459,7 +465,7 @@ def check_content(name: str, # "" for the whole file
     if type(value) is not base and not (base is float and type(value) is int) and base is not object:
         raise UserError(f"{name or 'its content'} is a {type(value).__name__}, expected {base.__name__}")
     if base in (list, dict):
-        for part, v, k in parts_of(kind, value): check_content(f"{name}.{part}".strip("."), v, k)
+        for part, v, k in parts_of(kind, value): check_content(f"{name}.{plain_name(part)}".strip("."), v, k)
     elif origin is Literal: check_value(name, value, kind)
     elif base is not object: # a file may hold more than a parameter may be: sizes above 2 GB, any character
         possible = abs(value) < 2**63 if base is int else math.isfinite(value) if base is float else True
@@ -519,9 +525,10 @@ def stage_key(fn, # a stage
     if unknown := [name for name in given if name not in known]:
         raise UserError(f"unknown parameter {', '.join(map(str, unknown))}: {fn.__name__} takes {', '.join(known)}")
     params = {name: check_value(name, given.get(name, p.default), kinds[name]) for name, p in known.items()}
-    here = {name: find_input(params[name]) for name in inputs_of(fn) if params[name]}
+    paths = [name for name in inputs_of(fn) if params[name] and not is_url(params[name])] # that is known by its name
+    here = {name: find_input(params[name]) for name in paths}
     if not params.get("data", "-"): here["data"] = sample_dir()
-    found = {name: path for name, path in here.items() if path.exists()} # an address is known by its name alone
+    found = {name: path for name, path in here.items() if path.exists()}
     return params | {f"{name}@": fingerprint(path) for name, path in found.items()}
 
 # %% ../nbs/core/0_core.ipynb #70d72291
@@ -641,7 +648,7 @@ def check_apart(fn, key: dict):
     "Refuse an input that is the run itself, by whatever path; raises `UserError`."
     run = resolve(key["run"]).resolve()
     for name in inputs_of(fn):
-        if key[name] and resolve(key[name]).resolve() == run:
+        if key[name] and not is_url(key[name]) and resolve(key[name]).resolve() == run:
             raise UserError(f"run and {name} are both {key['run']}: give another folder for the result")
 
 # %% ../nbs/core/0_core.ipynb #356e2b4d

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHARED', 'MIXERS', 'FORMS', 'GGUFKind', 'FILE_TYPES', 'NODE', 'TURNS', 'MODELFILE', 'gguf_architecture', 'gguf_names',
            'gguf_tensors', 'shared_settings', 'gguf_settings', 'piece_types', 'normalizer', 'has_rules', 'llama_text',
-           'check_bpe', 'add_tokenizer', 'is_matrix', 'as_kind', 'need_gguf', 'fill', 'check_gguf', 'write_gguf',
-           'find_missing', 'server_script', 'LlamaProcess', 'LlamaCpp', 'llama_guards', 'ollama_template',
+           'check_bpe', 'add_tokenizer', 'is_matrix', 'form_of', 'as_kind', 'need_gguf', 'fill', 'check_gguf',
+           'write_gguf', 'find_missing', 'server_script', 'LlamaProcess', 'LlamaCpp', 'llama_guards', 'ollama_template',
            'write_modelfile']
 
 # %% ../nbs/release/1_llamacpp.ipynb #981ad91a
@@ -40,9 +40,10 @@ MIXERS = {
           "A_log": ("ssm_a",), "D": ("ssm_d",)}}
 
 # %% ../nbs/release/1_llamacpp.ipynb #9a61044f
-def gguf_names(blocks: str) -> dict[str, tuple[str, ...]]: # our name -> names there
-    "All weights of a model, and what llama.cpp calls them; the head is the embedding in both."
+def gguf_names(blocks: str, tied: bool = True) -> dict[str, tuple[str, ...]]: # our name -> names there
+    "All weights of a model, and what llama.cpp calls them; without a head it takes the embedding."
     names = {"tok_emb.weight": ("token_embd.weight",), "ln_f.weight": ("output_norm.weight",)}
+    if not tied: names["lm_head.weight"] = ("output.weight",)
     for i, kind in enumerate(blocks):
         shared = {f"{own}.weight": (f"{theirs}.weight",) for own, theirs in SHARED.items()}
         mixer = {f"{KINDS[kind].name}.{own}": theirs for own, theirs in MIXERS[kind].items()}
@@ -58,7 +59,7 @@ FORMS = {"A_log": lambda w: -w.exp()[:, None], "D": lambda w: w[:, None], # (H,)
 # %% ../nbs/release/1_llamacpp.ipynb #f09ed5b0
 def gguf_tensors(model: HebrewGPT) -> dict[str, torch.Tensor]: # float32
     "The weights as llama.cpp names them."
-    names, out = gguf_names(model.cfg.blocks), {}
+    names, out = gguf_names(model.cfg.blocks, model.cfg.tied), {}
     for own, weight in model.named_parameters():
         form = next((f for end, f in FORMS.items() if own.endswith(f".{end}")), None)
         weight = weight.detach().float()
@@ -137,16 +138,22 @@ def is_matrix(name: str, weight: torch.Tensor) -> bool:
     return weight.ndim == 2 and name.endswith(".weight") and not name.endswith(("ssm_norm.weight", "ssm_conv1d.weight"))
 
 # %% ../nbs/release/1_llamacpp.ipynb #59cd786b
+def form_of(name: str, weight: torch.Tensor, kind: str): # a GGMLQuantizationType
+    "The form of a tensor in the file; raises `UserError` where that cannot hold it."
+    import gguf
+    form = gguf.GGMLQuantizationType[kind.upper() if is_matrix(name, weight) else "F32"]
+    most, block = 65_504 if form.name == "F16" else torch.inf, gguf.GGML_QUANT_SIZES[form][0]
+    if not (weight.abs() < most).all():
+        raise UserError(f"{name}: holds numbers that {form.name} cannot; write bf16 or f32, or mend the model")
+    if weight.shape[-1] % block:
+        raise UserError(f"{name}: rows of {weight.shape[-1]} cannot be written as {kind}; write f16")
+    return form
+
 def as_kind(name: str, weight: torch.Tensor, kind: str): # array and its GGMLQuantizationType
     "A tensor in the form of the file; raises `UserError` where that cannot hold it."
     import gguf
-    form = gguf.GGMLQuantizationType[kind.upper() if is_matrix(name, weight) else "F32"]
-    most = 65_504 if form.name == "F16" else torch.inf
-    if not (weight.abs() < most).all():
-        raise UserError(f"{name}: holds numbers that {form.name} cannot; write bf16 or f32, or mend the model")
-    try: return gguf.quants.quantize(weight.numpy(), form), form
-    except gguf.QuantError: # rows of blocks of 32
-        raise UserError(f"{name}: rows of {weight.shape[-1]} cannot be written as {kind}; write f16") from None
+    form = form_of(name, weight, kind)
+    return gguf.quants.quantize(weight.numpy(), form), form
 
 # %% ../nbs/release/1_llamacpp.ipynb #a1e561da
 def need_gguf():
@@ -167,14 +174,15 @@ def fill(writer, # GGUFWriter
 
 # %% ../nbs/release/1_llamacpp.ipynb #9747413a
 def check_gguf(model: HebrewGPT, tok: Tokenizer, kind: str):
-    "Refuse what cannot be written; raises `UserError`."
+    "Refuse what cannot be written, before anything is; raises `UserError`."
     need_gguf()
     gguf_architecture(model.cfg.blocks)
     check_bpe(tok)
     if kind not in FILE_TYPES: raise UserError(f"kind is {kind!r}: choose one of {', '.join(FILE_TYPES)}")
     pieces = model.cfg.vocab_size
-    if tok.vocab_size == pieces: return
-    raise UserError(f"{tok.path}: has {tok.vocab_size} pieces, but the model {pieces}; they do not belong together")
+    if tok.vocab_size != pieces:
+        raise UserError(f"{tok.path}: has {tok.vocab_size} pieces, but the model {pieces}; they do not belong together")
+    for name, weight in gguf_tensors(unpack(model)).items(): form_of(name, weight, kind)
 
 # %% ../nbs/release/1_llamacpp.ipynb #21020d58
 def write_gguf(model: HebrewGPT, # of a packed one, the weights it decodes with

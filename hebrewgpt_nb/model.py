@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from .core import UserError
+from .core import UserError, plain_name
 from .engine.blocks import KINDS, Block, Dropout, Linear, ModelConfig, RMSNorm
 from .engine.blocks import attention_mask, check_length, doc_positions, rope_angles
 from .engine.cpu import has_library, linear
@@ -188,7 +188,8 @@ class HebrewGPT(Trunk):
 def check_weights(model: nn.Module, weights: dict, path: str | Path):
     "Refuse weights that are not, by name and shape, those of `model`; raises `UserError` naming the first few."
     own = model.state_dict()
-    wrong = [f"{n} missing" for n in own if n not in weights] + [f"{n} unexpected" for n in weights if n not in own]
+    wrong = [f"{n} missing" for n in own if n not in weights]
+    wrong += [f"{plain_name(n)} unexpected" for n in weights if n not in own]
     for name in filter(weights.__contains__, own):
         shape, expected = tuple(weights[name].shape), tuple(own[name].shape)
         if shape != expected: wrong.append(f"{name} is {shape}, expected {expected}")

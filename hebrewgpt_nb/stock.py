@@ -5,21 +5,22 @@
 # %% auto #0
 __all__ = ['ROTARY', 'PREFIX', 'COUNTS', 'FRACTIONS', 'OURS', 'FLOATS', 'UNSEEN', 'STOCK', 'ROTATED', 'KIND_OF', 'unreadable',
            'open_weights', 'open_shards', 'unwrap', 'Released', 'read_released', 'is_size', 'read_published_config',
-           'head_size', 'read_sizes', 'is_tied', 'released_config', 'check_values', 'describe_released',
-           'load_released', 'published_config', 'save_released', 'to_half_split', 'to_neighbours', 'StockArchitecture',
-           'stock_architecture', 'stock_class', 'shared_fields', 'hybrid_fields', 'stock_config', 'block_names',
-           'stock_names', 'split_rows', 'join_rows', 'stock_weights', 'to_stock', 'shortest_pattern', 'mamba_sizes',
-           'own_config', 'check_same_shape', 'own_weights', 'stock_model', 'read_stock_config', 'import_hf']
+           'head_size', 'read_sizes', 'is_tied', 'released_config', 'odd_form', 'check_values', 'check_finite',
+           'describe_released', 'load_released', 'published_config', 'save_released', 'to_half_split', 'to_neighbours',
+           'StockArchitecture', 'stock_architecture', 'stock_class', 'shared_fields', 'hybrid_fields', 'stock_config',
+           'block_names', 'stock_names', 'split_rows', 'join_rows', 'stock_weights', 'to_stock', 'shortest_pattern',
+           'mamba_sizes', 'own_config', 'check_same_shape', 'own_weights', 'stock_model', 'read_stock_config',
+           'described', 'import_hf']
 
 # %% ../nbs/engine/7_stock.ipynb #f961bbfd
-import re, zipfile
+import re, warnings, zipfile
 from dataclasses import dataclass
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BambaConfig, BambaForCausalLM, LlamaConfig, LlamaForCausalLM
-from .core import UserError, introduce, ordinary_file, read_json, resolve, shorten
-from .core import write_folder, write_json
+from .core import UserError, introduce, ordinary_file, parsing, plain_name, read_json, resolve
+from .core import shorten, write_folder, write_json
 from .engine.blocks import KINDS
 from .model import HebrewGPT, ModelConfig, check_weights, count_parameters
 from .quantize import unpack
@@ -30,7 +31,7 @@ def unreadable(path: Path, e: Exception) -> UserError:
     "What to say of a file that could not be opened."
     code = re.search(r"GLOBAL (\S+)", str(e))
     if not code: return UserError(f"{path}: torn, or not a file of weights ({type(e).__name__}); download it again")
-    return UserError(f"{path}: holds more than weights and would run {code[1]}; "
+    return UserError(f"{path}: holds more than weights and would run {plain_name(code[1])}; "
                      "it was not opened, get a file of weights only")
 
 # %% ../nbs/engine/7_stock.ipynb #947d9c76
@@ -40,7 +41,8 @@ def open_weights(path: Path): # whatever the file holds
     ordinary_file(path)
     try:
         if path.suffix == ".safetensors": return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings(action="ignore"): # of torch, of what is refused anyway
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as e: raise unreadable(path, e) from None # a torn file may raise anything
 
 # %% ../nbs/engine/7_stock.ipynb #f91d324b
@@ -52,7 +54,8 @@ def open_shards(index: Path) -> dict: # name -> tensor
     if odd or not parts: raise UserError(f"{index}: names no safetensors files beside it {odd[:1]}; download it again")
     found = {name: w for part in parts for name, w in open_weights(index.with_name(part)).items()}
     lost = sorted(set(holds) ^ set(found))
-    if lost: raise UserError(f"{index}: {lost[0]} is not where it says ({len(lost)} weights); download it again")
+    if lost: raise UserError(f"{index}: {plain_name(lost[0])} is not where it says ({len(lost)} weights); "
+                             "download it again")
     return found
 
 # %% ../nbs/engine/7_stock.ipynb #97840816
@@ -129,7 +132,7 @@ def read_sizes(weights: dict, # of `Released`
     "The sizes that can be read off the weights; raises `UserError` where they cannot."
     first = [weights.get(name) for name in ("tok_emb.weight", "blocks.0.mlp.gate.weight")]
     if any(w is None or w.dim() != 2 for w in first):
-        names = ", ".join(list(weights)[:3])
+        names = ", ".join(map(plain_name, list(weights)[:3]))
         raise UserError(f"{path}: no table tok_emb.weight or blocks.0.mlp.gate.weight; it holds {names} ...")
     (vocab, width), hidden = first[0].shape, len(first[1])
     depth = len({m[1] for m in (re.match(r"blocks\.(\d+)\.", name) for name in weights) if m})
@@ -164,10 +167,23 @@ def released_config(found: Released, # `config.json` may stand beside its file
 # %% ../nbs/engine/7_stock.ipynb #5a264c49
 FLOATS = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16) # name in safetensors
 
+def odd_form(w: torch.Tensor) -> str: # empty: none
+    "What a tensor is that is no table of fractions."
+    if w.is_meta: return "empty (a meta tensor)"
+    if w.layout != torch.strided or w.is_nested: return f"sparse or nested ({w.layout})"
+    return "" if w.dtype in FLOATS.values() else str(w.dtype)
+
 def check_values(weights: dict, path: Path):
     "Refuse weights that are no fractions; raises `UserError`."
-    odd = next((f"{name} is {w.dtype}" for name, w in weights.items() if w.dtype not in FLOATS.values()), None)
+    odd = next((f"{plain_name(name)} is {form}" for name, w in weights.items() if (form := odd_form(w))), None)
     if odd: raise UserError(f"{path}: {odd}; get the file in bfloat16, float16 or float32")
+
+# %% ../nbs/engine/7_stock.ipynb #4b008c9f
+def check_finite(model: HebrewGPT, path: str | Path):
+    "Refuse weights that hold what is no number; raises `UserError`."
+    for name, w in model.named_parameters():
+        if w.is_floating_point() and not w.isfinite().all():
+            raise UserError(f"{path}: {name} holds NaN or an infinite number; take weights from before training broke")
 
 # %% ../nbs/engine/7_stock.ipynb #2d054a6d
 UNSEEN = ("head_dim", "max_position_embeddings", "rope_theta", "rms_norm_eps") # leave no trace in the weights
@@ -188,10 +204,10 @@ def load_released(model_pt: str | Path, # published weights, `model.pt` or `.saf
                  ) -> tuple: # HebrewGPT in evaluation mode, in the dtype of the embedding; Tokenizer
     "Load published weights, all of them or none, and say what was found; raises `UserError`."
     found = read_released(model_pt)
+    check_values(found.weights | ({} if found.head is None else {"head.weight": found.head}), found.path)
     with torch.device("meta"): model = HebrewGPT(cfg := released_config(found))
     weights = found.weights if cfg.tied else found.weights | {"lm_head.weight": found.head}
     check_weights(model, weights, found.path)
-    check_values(weights, found.path)
     tok, table = Tokenizer(resolve(tokenizer_model)), weights["tok_emb.weight"]
     if tok.vocab_size != len(table):
         raise UserError(f"{tokenizer_model}: has {tok.vocab_size} pieces, "
@@ -216,6 +232,7 @@ def save_released(model: HebrewGPT, # of attention alone
         raise UserError(f"blocks are {model.cfg.blocks}: the published layout has attention alone; take export_hf")
     if out.exists() and not (out/"model.pt").exists():
         raise UserError(f"{out_dir}: exists and holds no model.pt; choose another folder")
+    check_finite(model, out_dir)
     weights = {name: w.detach() for name, w in model.state_dict().items() if name != "lm_head.weight"}
     weights |= {"head.weight": model.head_matrix().detach()}
     with write_folder(out, need=sum(w.nbytes for w in weights.values())) as part:
@@ -344,7 +361,7 @@ KIND_OF = dict(full_attention="A", attention="A", linear_attention="M", mamba="M
 def shortest_pattern(blocks: str) -> str:
     "The letters that make `blocks` when they are repeated."
     lengths = range(1, len(blocks) + 1)
-    return next(blocks[:n] for n in lengths if (blocks[:n] * len(blocks))[:len(blocks)] == blocks)
+    return next((blocks[:n] for n in lengths if (blocks[:n] * len(blocks))[:len(blocks)] == blocks), blocks)
 
 def mamba_sizes(c) -> dict: # fields of `ModelConfig`
     "The sizes of Mamba-2 blocks in a stock config."
@@ -383,7 +400,7 @@ def stock_model(path: Path, config): # a stock model
     stock = next(s for s in STOCK if isinstance(config, s.config))
     try: model, info = stock.model.from_pretrained(path, config=config, dtype="auto", output_loading_info=True)
     except Exception as e: raise unreadable(path, e) from None # a torn file may raise anything
-    wrong = [f"{name} {what}" for what in ("missing", "unexpected") for name in info[f"{what}_keys"]]
+    wrong = [f"{plain_name(name)} {what}" for what in ("missing", "unexpected") for name in info[f"{what}_keys"]]
     wrong += [f"{m[0]} of another shape" for m in info["mismatched_keys"]]
     if wrong: raise UserError(f"{path}: {len(wrong)} weights do not fit its config: {'; '.join(sorted(wrong)[:3])}")
     return model
@@ -397,6 +414,11 @@ def read_stock_config(path: Path): # LlamaConfig or BambaConfig
     if isinstance(config, tuple(s.config for s in STOCK)): return config
     raise UserError(f"{path}: is a {config.model_type}; read here are llama and bamba")
 
+# %% ../nbs/engine/7_stock.ipynb #9746e206
+def described(path: Path, config) -> ModelConfig: # of `read_stock_config`
+    "`own_config` of a folder; raises `UserError` that names its file."
+    with parsing(path/"config.json", "the shape of a model here", "correct it"): return own_config(config)
+
 # %% ../nbs/engine/7_stock.ipynb #2d53ec98
 def import_hf(path: str | Path, # a folder with config.json, weights, and tokenizer.model
              ) -> tuple: # HebrewGPT in evaluation mode, in the dtype of its weights; Tokenizer
@@ -404,8 +426,7 @@ def import_hf(path: str | Path, # a folder with config.json, weights, and tokeni
     path = resolve(path)
     config, tok_file = read_stock_config(path), path/"tokenizer.model"
     if not tok_file.exists(): raise UserError(f"{tok_file}: missing, and this workbench reads SentencePiece alone")
-    try: cfg = own_config(config)
-    except UserError as e: raise UserError(f"{path}: {e}") from None
+    cfg = described(path, config)
     check_same_shape(config, stock_config(cfg, tok := Tokenizer(tok_file)), path)
     with torch.device("meta"): model = HebrewGPT(cfg)
     model.load_state_dict(own_weights(stock_model(path, config).state_dict(), cfg), assign=True)

@@ -9,7 +9,7 @@ class Hub(ThreadingHTTPServer):
     "Repositories in memory; `log` holds what was asked for; of a file of `stall_at` bytes half goes through, and then nothing."
     daemon_threads = True
     def __init__(self):
-        self.repos, self.large, self.tree_of, self.log, self.stall_at = {}, {}, {}, [], 0
+        self.repos, self.large, self.tree_of, self.unlisted, self.log, self.stall_at = {}, {}, {}, set(), [], 0
         self.stalled, self.released = threading.Event(), threading.Event()
         super().__init__(("127.0.0.1", 0), Answer)
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -89,7 +89,7 @@ class Answer(BaseHTTPRequestHandler):
     def info(self, hub, repo):
         if repo not in hub.repos: return self.say(dict(error="Repository not found"), 404, X_Error_Code="RepoNotFound")
         self.say(dict(id=repo, sha=hub.sha(repo), siblings=[dict(rfilename=name) for name in hub.repos[repo]], tags=[]))
-    def tree(self, hub, repo): self.say([as_file(*item) for item in (hub.repos[repo] | hub.tree_of).items()])
+    def tree(self, hub, repo): self.say([as_file(*item) for item in (hub.repos[repo] | hub.tree_of).items() if item[0] not in hub.unlisted])
     def give(self, hub, repo, name):
         content = hub.repos[repo].get(name)
         if content is None: return self.say(dict(error="Entry not found"), 404, X_Error_Code="EntryNotFound", X_Repo_Commit=hub.sha(repo))

@@ -1,5 +1,5 @@
 "To the Hub and back, by its own client, against a stand-in on this machine that speaks its protocol."
-import os, random, re, runpy, subprocess, sys
+import os, random, re, runpy, subprocess, sys, time
 import pytest, torch
 from huggingface_hub import RepoCard
 from hub_stand_in import Hub
@@ -45,6 +45,14 @@ def finish(process, code=0):
 
 def contents(folder): return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
+def kill_when_arrived(hub, process, files): # when one file has stalled, and these are there
+    assert hub.stalled.wait(60)
+    until = time.time() + 60
+    while not all(file.exists() for file in files): assert time.time() < until and not time.sleep(.05)
+    process.kill()
+    process.communicate()
+    hub.released.set()
+
 def test_nothing_leaves_without_being_asked(hub, export, tmp_path):
     said = finish(start(hub, tmp_path, f"push({str(export)!r}, 'me/tiny')"))
     assert hub.log == [] and "nothing was sent" in said and f"{hub.url}/me/tiny" in said
@@ -66,18 +74,37 @@ def test_a_push_and_a_pull_that_were_killed_end_with_equal_files(hub, export, tm
     hub.stall_at, hub.log[:] = 300_000, []
     hub.stalled.clear(), hub.released.clear()
     out, pulling = tmp_path/"out", f"pull('me/tiny', {str(tmp_path/'out')!r})"
-    process = start(hub, tmp_path, pulling)
-    assert hub.stalled.wait(60)
-    process.kill()
-    process.communicate()
-    hub.released.set()
-    assert not out.exists()
-    arrived = [name for name in SENT if (tmp_path/".out.pull"/name).exists()]
+    kill_when_arrived(hub, start(hub, tmp_path, pulling), [tmp_path/".out.pull"/name for name in SENT if name != "model.safetensors"])
+    assert not out.exists() and not (tmp_path/".out.pull"/"model.safetensors").exists()
+    arrived = [name for name in SENT if name != "model.safetensors"]
+    assert all(f"GET /me/tiny/resolve/{hub.sha('me/tiny')}/{name}" in hub.log for name in arrived) # which is how fetching looks
     hub.stall_at, hub.log[:] = 0, []
     finish(start(hub, tmp_path, pulling))
     assert contents(out) == {name: (export/name).read_bytes() for name in SENT}
-    assert not [name for name in arrived if any(line.startswith("GET") and line.endswith(name) for line in hub.log)] # not fetched again
+    fetched = [line.split("/")[-1] for line in hub.log if line.startswith("GET") and "/resolve/" in line]
+    assert {line.split()[0] for line in fetched} == {"model.safetensors"} # and what had arrived was not fetched again
     assert "something is there already" in finish(start(hub, tmp_path, pulling), 1)
+
+def test_what_the_hub_has_besides_is_no_fault_of_a_push(hub, export, tmp_path):
+    "A file that was sent once and is here no more, and one that somebody else put there; one that did not arrive is named."
+    sending = f"push({str(export)!r}, 'me/tiny', send=True)"
+    finish(start(hub, tmp_path, sending))
+    (export/"tokenizer.model").unlink()
+    (export/"README.md").write_text("# again\n")
+    hub.repos["me/tiny"][".gitattributes"] = b"*.safetensors filter=lfs\n"
+    finish(start(hub, tmp_path, sending))
+    assert hub.repos["me/tiny"]["README.md"] == b"# again\n" and "tokenizer.model" in hub.repos["me/tiny"]
+    hub.unlisted = {"model.safetensors"}
+    assert "tiny: model.safetensors not as in me/tiny" in finish(start(hub, tmp_path, sending), 1)
+
+def test_what_goes_from_the_hub_in_the_middle_of_a_pull_goes_from_the_folder(hub, tmp_path):
+    hub.repos["me/tiny"] = {"README.md": b"# x\n", "old/notes.txt": b"of before", "model.safetensors": bytes(300_000)}
+    pulling, hub.stall_at = f"pull('me/tiny', {str(tmp_path/'out')!r})", 300_000
+    kill_when_arrived(hub, start(hub, tmp_path, pulling), [tmp_path/".out.pull"/"old"/"notes.txt"])
+    hub.stall_at = 0
+    del hub.repos["me/tiny"]["old/notes.txt"]
+    finish(start(hub, tmp_path, pulling))
+    assert contents(tmp_path/"out") == hub.repos["me/tiny"] and not (tmp_path/"out"/"old").exists()
 
 def test_a_file_that_the_hub_has_otherwise_is_named(hub, tmp_path):
     hub.repos["me/tiny"] = {"README.md": b"# x", "model.safetensors": bytes(2000)}

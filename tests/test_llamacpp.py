@@ -39,10 +39,12 @@ def models(toks): return {pattern: trained(pattern, toks["boundaries"]) for patt
 
 # --- the file ------------------------------------------------------------------------------------------------
 
+@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("blocks", ["AA", "AMMA"])
-def test_weights_are_called_what_the_package_calls_those_of_the_stock_twin(blocks):
+def test_weights_are_called_what_the_package_calls_those_of_the_stock_twin(blocks, tied):
     arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}[gguf_architecture(blocks)]
-    known, ours, stock = gguf.get_tensor_name_map(arch, len(blocks)), gguf_names(blocks), stock_names(blocks)
+    known, ours, stock = gguf.get_tensor_name_map(arch, len(blocks)), gguf_names(blocks, tied), stock_names(blocks, tied)
+    assert ("lm_head.weight" in ours) is not tied
     for own, theirs in ours.items():
         expected = [known.get_name(name.replace("dt_bias", "dt_proj.bias"), (".weight", ".bias")) for name in stock[own]]
         assert list(theirs) == expected
@@ -59,6 +61,14 @@ def test_a_file_holds_the_weights(models, toks, pattern, kind, tmp_path):
         assert t.tensor_type.name == ("F32" if small else kind.upper()), name
         assert (made - w).abs().max() <= steps[kind] * (not small) * w.abs().max(), name
     assert not found and [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
+
+@pytest.mark.parametrize("pattern", ["A", "AM"])
+def test_a_head_of_its_own_goes_into_the_file(toks, pattern, tmp_path):
+    torch.manual_seed(0)
+    model = HebrewGPT(get_preset("tiny", pattern=pattern, vocab_size=VOCAB, depth=2, tied=False))
+    read = gguf.GGUFReader(write_gguf(model, toks["boundaries"], tmp_path/"x.gguf", "f32"))
+    found = {t.name: torch.tensor(t.data) for t in read.tensors}
+    assert found["output.weight"].equal(model.lm_head.weight) and not found["output.weight"].equal(found["token_embd.weight"])
 
 def test_a_packed_model_goes_out_with_the_weights_it_decodes_with(models, toks, tmp_path):
     packed = quantize_for_decoding(models["A"], "int8")

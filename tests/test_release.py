@@ -2,7 +2,7 @@
 import json, os, pickle, re, subprocess, sys, sysconfig
 import pytest, torch
 from huggingface_hub import ModelCard
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 import hebrewgpt_nb.release as R, hebrewgpt_nb.stock as S
@@ -470,18 +470,27 @@ class one_line:
     def __enter__(self): pass
     def __exit__(self, kind, e, tb):
         assert kind is UserError, f"{kind} instead of a UserError: {e}"
-        assert "\n" not in str(e) and len(str(e)) < 500, str(e)
+        assert str(e).isprintable() and len(str(e)) < 500, str(e)
         for word in self.words: assert word in str(e), f"{word!r} is not in: {e}"
         return True
 
+SPOILT = "blocks.0.mlp.up.weight"
 FAULTS = {
+    "sparse": (lambda w: w | {SPOILT: w[SPOILT].to_sparse()}, f"{SPOILT} is sparse"),
+    "meta": (lambda w: w | {SPOILT: w[SPOILT].to("meta")}, f"{SPOILT} is empty (a meta tensor)"),
+    "meta head": (lambda w: w | {"head.weight": torch.empty(600, 128, device="meta")}, "head.weight is empty"),
+    "sparse embedding": (lambda w: w | {"tok_emb.weight": w["tok_emb.weight"].to_sparse()}, "tok_emb.weight is sparse"),
+    "newline and escape": (lambda w: w | {"x\ny\n\x1b[31m": torch.ones(2)}, r"'x\ny\n\x1b[31m' unexpected"),
+    "nothing but odd names": (lambda w: {"x\n\x1b[31m": torch.ones(2)}, r"it holds 'x\n\x1b[31m' ..."),
+    "odd name, odd kind": (lambda w: w | {"x\n": torch.ones(2).int()}, r"'x\n' is torch.int32"),
+    "long name": (lambda w: w | {"x" * 5000: torch.ones(2)}, "xxx... (5,002 characters) unexpected"),
     "missing": (lambda w: {n: t for n, t in w.items() if n != "blocks.1.mlp.up.weight"}, "blocks.1.mlp.up.weight missing"),
     "extra": (lambda w: w | {"blocks.0.attn.qkv.bias": torch.ones(384)}, "blocks.0.attn.qkv.bias unexpected"),
     "mamba": (lambda w: w | {"blocks.1.mamba.A_log": torch.ones(4)}, "blocks.1.mamba.A_log unexpected"),
     "a block left out": (lambda w: {n.replace("blocks.1.", "blocks.9."): t for n, t in w.items()}, "blocks.1.ln1.weight missing"),
     "shape": (lambda w: w | {"blocks.0.mlp.down.weight": torch.ones(128, 191)}, "blocks.0.mlp.down.weight is (128, 191), expected (128, 192)"),
     "head of another size": (lambda w: w | {"head.weight": torch.ones(601, 128)}, "lm_head.weight is (601, 128), expected (600, 128)"),
-    "head of another dtype": (lambda w: w | {"head.weight": torch.ones(600, 128, dtype=torch.int8)}, "lm_head.weight is torch.int8"),
+    "head of another dtype": (lambda w: w | {"head.weight": torch.ones(600, 128, dtype=torch.int8)}, "head.weight is torch.int8; get"),
     "other names": (lambda w: {f"transformer.{n}": t for n, t in w.items()}, "no table tok_emb.weight"),
     "twice": (lambda w: w | {f"module.{n}": t for n, t in w.items()}, "there twice"),
     "whole numbers": (lambda w: {n: t.to(torch.int8) for n, t in w.items()}, "tok_emb.weight is torch.int8; get the file in bfloat16"),
@@ -538,6 +547,17 @@ def test_a_folder_or_nothing_in_the_place_of_a_file(published, tok, tmp_path):
         with one_line(name): load_released(tmp_path/"good.pt", tmp_path/name)
     with one_line("cannot be read"): load_released(tmp_path/"good.pt", tmp_path)
 
+PLACES = {"a link to nothing": (lambda p: p.symlink_to("nowhere"), "no such file"), "a link to itself": (lambda p: p.symlink_to(p.name), "cannot be read"),
+          "a pipe": (os.mkfifo, "a pipe or a device"), "a device": (lambda p: p.symlink_to("/dev/zero"), "a pipe or a device"), "a folder": (os.mkdir, "it is a folder")}
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+@pytest.mark.parametrize("place", PLACES)
+def test_what_stands_in_the_place_of_weights_is_named(tok, tmp_path, place, name):
+    make, says = PLACES[place]
+    (tmp_path/"tokenizer.model").write_bytes(tok.proto)
+    make(tmp_path/name)
+    with one_line(f"{name}: ", says): load_model(tmp_path)
+
 def test_missing_files(published, tok, tmp_path):
     with one_line("no.pt", "no such file"): load_released(tmp_path/"no.pt", tok.path)
     torch.save(published[1], tmp_path/"model.pt")
@@ -571,16 +591,18 @@ def test_a_folder_in_bfloat16_comes_back_in_it(tok, tmp_path):
     model = small("AM", vocab_size=600).bfloat16()
     check_same(model, S.import_hf(export_hf(model, tok, tmp_path/"out"))[0])
 
-CHANGES = {"num_key_value_heads": (1, "num_key_value_heads is 1, here 2"), "tie_word_embeddings": (False, "1 weights do not fit its config: lm_head.weight missing"), "hidden_act": ("gelu", "hidden_act is 'gelu', here 'silu'"),
+CHANGES = {"num_hidden_layers ": (-1, "config.json: not the shape of a model here: depth is -1"), "num_key_value_heads": (1, "num_key_value_heads is 1, here 2"), "tie_word_embeddings": (False, "1 weights do not fit its config: lm_head.weight missing"), "hidden_act": ("gelu", "hidden_act is 'gelu', here 'silu'"),
            "attention_bias": (True, "attention_bias is True, here False"), "rope_parameters": (dict(rope_type="linear", factor=2., rope_theta=1e4), "rope_parameters is"), "model_type": ("gpt2", "is a gpt2; read here are llama and bamba"),
            "intermediate_size": (100, "weights do not fit its config|of another shape|not a file of weights"), "num_hidden_layers": (4, "4 weights|missing"), "head_dim": (16, "do not make width")}
 
 @pytest.mark.parametrize("field", CHANGES)
 def test_a_stock_model_that_is_none_of_ours_is_refused(tok, tmp_path, field):
     out, (value, says) = export_hf(small("A", vocab_size=600), tok, tmp_path/"out"), CHANGES[field]
-    (out/"config.json").write_text(json.dumps(json.loads((out/"config.json").read_text()) | {field: value}))
+    (out/"config.json").write_text(json.dumps(json.loads((out/"config.json").read_text()) | {field.strip(): value}))
     with pytest.raises(UserError, match=says) as said: load_model(out)
     assert str(out) in str(said.value) and "\n" not in str(said.value)
+    if value == -1:
+        with one_line(says): read_config(out)
 
 @pytest.mark.parametrize("what, says", [("torn", "torn, or not a file of weights"), ("no tokenizer", "tokenizer.model: missing"), ("no weights", "not a file of weights"), ("no config", "no table tok_emb.weight"), ("empty config", "no folder of transformers|no bundle")])
 def test_a_stock_folder_that_lacks_something_is_one_line(tok, tmp_path, what, says):
@@ -603,7 +625,7 @@ def test_a_model_of_the_hub(tok, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     check_same(model, load_model("hf://me/hebrew")[0])
     assert "hf://me/hebrew: downloads" in capsys.readouterr().out
-    for address in ("hf://me/other", "hf://me/a/b/c"):
+    for address in ("hf://me/other", "hf://me/a/b/c", "hf://../.."):
         with pytest.raises(UserError, match=f"{address}: cannot be fetched .*; give the folder of a copy"): load_model(address)
 
 
@@ -626,7 +648,8 @@ def test_an_adapter_gives_our_logits_on_the_stock_twin(tok, tmp_path, pattern, m
     with torch.no_grad():
         theirs, ours = stock(tokens).logits, adapted.merge_and_unload().eval()(tokens)
         with stock.disable_adapter(): without = stock(tokens).logits
-    assert (theirs - ours).abs().max() < 1e-3 and (theirs - without).abs().max() > .1
+        alone = AutoPeftModelForCausalLM.from_pretrained(out).eval()(tokens).logits # which finds the base by itself
+    assert (theirs - ours).abs().max() < 1e-3 and (theirs - without).abs().max() > .1 and torch.equal(alone, theirs)
 
 def test_an_adapter_of_another_shape_is_refused(tok, tmp_path):
     twin = export_hf(small("M", vocab_size=600), tok, tmp_path/"twin")
@@ -650,6 +673,56 @@ def test_an_adapter_of_the_stock_twin_gives_its_logits_here(tok, tmp_path, patte
         assert (ours(TOKENS[None]) - theirs).abs().max() < 1e-3 and (model(TOKENS[None]) - theirs).abs().max() > .1
         again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(twin), R.export_adapter(home, twin, tmp_path/"again")).eval()
         assert (again(TOKENS[None]).logits - theirs).abs().max() < 1e-3
+
+QKV = "base_model.model.blocks.0.attn.qkv.lora_"
+ODD_TENSORS = [({f"{QKV}B.weight": torch.ones(7, 4)}, "qkv: lora_B.weight is (7, 4), its base needs (192, 4)"), ({f"{QKV}A.weight": torch.ones(4, 63)}, "lora_A.weight is (4, 63), its base needs (4, 64)"),
+               ({f"{QKV}B.weight": torch.ones(192, 3)}, "lora_B.weight is (192, 3), its base needs (192, 4)"), ({f"{QKV}A.weight": torch.tensor(1.)}, "lora_A.weight is (), its base needs (64,)"),
+               ({f"{QKV}B.weight": torch.full((192, 4), torch.nan)}, "holds NaN"), ({"base_model.model.x\n\x1b[31m.lora_A.weight": torch.ones(2, 2)}, r"'x\n\x1b[31m': adapted")]
+
+@pytest.mark.parametrize("more, says", ODD_TENSORS, ids=[says for _, says in ODD_TENSORS])
+def test_an_adapter_whose_tensors_do_not_fit_is_one_line(adapter, tmp_path, more, says):
+    altered, twin = adapter
+    with one_line(says): R.export_adapter(altered(tmp_path/"odd", {}, more), twin, tmp_path/"out")
+    good = load_file(R.export_adapter(altered(tmp_path/"good", {}, {}), twin, tmp_path/"stock")/"adapter_model.safetensors")
+    own, theirs = "blocks.0.attn.qkv", "model.layers.0.self_attn.v_proj" # the same fault in a stock adapter
+    stock = {n.replace(own, theirs): w[:64] if w.shape[:1] == (192,) else w for n, w in more.items()}
+    save_file(good | stock, tmp_path/"stock"/"adapter_model.safetensors")
+    with one_line(says.replace("192", "64").replace("qkv", "v_proj").replace("': adapted", "")): R.import_adapter(tmp_path/"stock", twin, tmp_path/"out")
+    assert not (tmp_path/"out").exists()
+
+def test_an_adapter_of_a_trainer_of_causal_models_comes_home(tok, tmp_path):
+    "Most trainers call the task CAUSAL_LM, for which peft wants methods of transformers that our model does not have."
+    model = small("A", vocab_size=600)
+    twin, bundle = export_hf(model, tok, tmp_path/"twin"), save_bundle(model, tok, tmp_path/"bundle")
+    stock = get_peft_model(AutoModelForCausalLM.from_pretrained(twin), LoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=False)).eval()
+    stock.save_pretrained(tmp_path/"stock", save_embedding_layers=False)
+    ours = PeftModel.from_pretrained(load_bundle(bundle)[0], R.import_adapter(tmp_path/"stock", bundle, tmp_path/"ours")).eval()
+    with torch.no_grad(): assert (ours(TOKENS[None]) - stock(TOKENS[None]).logits).abs().max() < 1e-3
+
+@pytest.fixture(scope="module")
+def adapter(tok, tmp_path_factory):
+    "An adapter as `sft` writes it, the twin of its base, and a function that alters a copy of it."
+    folder = tmp_path_factory.mktemp("adapter")
+    model = small("A", vocab_size=600)
+    twin = export_hf(model, tok, folder/"twin")
+    add_lora(model, rank=4).save_pretrained(folder/"adapter", save_embedding_layers=False)
+    config, weights = json.loads((folder/"adapter"/"adapter_config.json").read_text()), load_file(folder/"adapter"/"adapter_model.safetensors")
+    def altered(place, change, more):
+        place.mkdir()
+        (place/"adapter_config.json").write_text(json.dumps(config | change))
+        save_file(weights | more, place/"adapter_model.safetensors")
+        return place
+    return altered, twin
+
+ODD_CONFIGS = [(dict(peft_type="IA3"), "peft_type is 'IA3': choose one of LORA"), (dict(peft_type=None), "peft_type is a NoneType"), (dict(r=0), "r is 0"), (dict(r="4"), "r is a str"), (dict(lora_alpha=[8]), "lora_alpha is a list"),
+               (dict(rank_pattern=[1]), "rank_pattern is a list, expected dict"), (dict(alpha_pattern={"x\n": "1"}), r"alpha_pattern.'x\n' is a str")]
+
+@pytest.mark.parametrize("change, says", ODD_CONFIGS, ids=str)
+def test_an_adapter_whose_settings_are_odd_is_one_line(adapter, tmp_path, change, says):
+    altered, twin = adapter
+    with one_line("adapter_config.json", says): R.export_adapter(altered(tmp_path/"odd", change, {}), twin, tmp_path/"out")
+    with one_line("adapter_config.json", says): R.import_adapter(tmp_path/"odd", twin, tmp_path/"out")
+    assert not (tmp_path/"out").exists()
 
 def test_a_stock_adapter_that_does_not_fit_is_refused(tok, tmp_path):
     model = small("A", vocab_size=600)
@@ -727,6 +800,42 @@ def test_the_card_holds_what_the_reports_say(tok, tmp_path):
     assert "| news | 12 | 3,400 |" in card.text and "| bits per byte | 1.23 | bits/byte |" in card.text
     assert said["parameters"] == count_parameters(load_bundle(tmp_path/"sft")[0]) and sorted(p.name for p in (tmp_path/"run").iterdir()) == ["done.json", "mine", "published"]
 
+REPORTS = {"data": {"{}": "sources missing", '{"sources": {"x": {}}}': "train missing", '{"sources": [1]}': "sources is a list", '{"sources": {"s": {"train": {"documents": 1, "words": "many"}}}}': "sources.s.train.words is a str",
+                    '{"sources": {"a\\nb": {"train": {"documents": -1, "words": 2}}}}': r"sources.'a.nb'.train.documents is -1", "[": "not valid JSON"},
+           "report": {"{}": "metrics missing", '{"metrics": {"a": 1}}': "metrics.a is a int", '{"metrics": {"a|b\\n# x": {"value": "1", "unit": "u"}}}': r"metrics.'a.b.n# x'.value is '1'", '{"metrics": {"a": {"value": 1, "unit": null}}}': "metrics.a.unit is a NoneType",
+                      '{"metrics": {"a": {"value": true, "unit": "u"}}}': "a.value is True", '{"metrics": {"a": {"value": 1' + "0" * 400 + ', "unit": "u"}}}': "a.value is a number of"}}
+
+@pytest.mark.parametrize("option, content", [(option, content) for option in REPORTS for content in REPORTS[option]], ids=lambda v: v[:40])
+def test_a_report_of_an_odd_shape_is_one_line(made, tmp_path, capsys, option, content):
+    (tmp_path/"odd").mkdir()
+    (file := tmp_path/"odd"/dict(data="report.json", report="instruct.report.json")[option]).write_text(content)
+    with pytest.raises(SystemExit, match="^2$"): cli(R.release, ["--run", str(tmp_path/"run"), "--bundle", str(made/"dense"), f"--{option}", str(tmp_path/"odd")])
+    said = capsys.readouterr().err
+    assert re.fullmatch(f"error: {re.escape(str(file))}: .*{REPORTS[option][content]}.*\n", said), said
+    assert not list((tmp_path/"run").iterdir())
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_go_nowhere(tok, tmp_path, capsys, number):
+    model = small("A", vocab_size=600)
+    model.blocks[1].mlp.up.weight.data[3, 5] = number
+    bundle = save_bundle(model, tok, tmp_path/"bundle")
+    with pytest.raises(SystemExit, match="^2$"): cli(R.release, ["--run", str(tmp_path/"run"), "--bundle", str(bundle)])
+    assert re.fullmatch(f"error: {bundle}: blocks.1.mlp.up.weight holds NaN or an infinite number; .*\n", capsys.readouterr().err)
+    assert not list((tmp_path/"run").iterdir())
+    for write in (export_hf, save_released):
+        with one_line("blocks.1.mlp.up.weight holds NaN or an infinite number"): write(model, tok, tmp_path/"out")
+
+def test_an_address_is_no_path(tok, tmp_path, monkeypatch, capsys):
+    "Whatever stands behind hf://, nothing of this machine is walked, and the run is not taken for it."
+    import hebrewgpt_nb.core as core
+    def walked(path): assert path == sample_dir(), f"{path} was walked"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(core, "fingerprint", walked)
+    for address, run in (("hf://../..", tmp_path/"run"), ("hf://../x", tmp_path/"x")):
+        with pytest.raises(SystemExit, match="^2$"): cli(R.release, ["--run", str(run), "--bundle", address])
+        said = capsys.readouterr().err
+        assert re.fullmatch(f"error: {re.escape(address)}: cannot be fetched .*\n", said), said
+
 # --- the command ---------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
@@ -748,7 +857,7 @@ def test_one_command_writes_for_transformers_llama_cpp_ollama_and_the_hub_and_se
     assert kinds["blk.0.ffn_up.weight"] == "Q8_0" and kinds["output_norm.weight"] == "F32"
 
 WRONG = {"--gguf q4": "q4.*f32.*q8_0", "--send true": "send is True, repo is empty", "--repo mine": "whose. give it as user/mine", "--repo me/a/b": "no name for the Hub",
-         "--bundle MADE/none": "none", "--model_name a/b": "model_name is 'a/b'", "--bundle MADE/mamba --gguf f16": "blocks are MM.*they must be of A, or of A and M"}
+         "--bundle MADE/none": "none", "--model_name a/b": "model_name is a/b: give at most 96 letters", f"--model_name {'a' * 97}": "model_name is 'a+': give at most 96", "--bundle MADE/mamba --gguf f16": "blocks are MM.*they must be of A, or of A and M"}
 
 @pytest.mark.parametrize("options", WRONG)
 def test_a_wrong_option_is_one_line(options, made, tmp_path, capsys):
@@ -758,3 +867,39 @@ def test_a_wrong_option_is_one_line(options, made, tmp_path, capsys):
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and re.search(f"^error: .*{WRONG[options]}", said[0]), said
     assert not list(tmp_path.glob("run/*.gguf"))
+
+WIDTHS = {"q8_0": dict(width=48, heads=2, head_dim=24, hidden=96), "f16": {}} # of rows that are no blocks of 32, and of a number that is too large
+
+@pytest.mark.parametrize("kind", WIDTHS)
+def test_what_a_gguf_file_cannot_hold_is_said_before_anything_is_written(kind, tok, tmp_path, capsys):
+    pytest.importorskip("gguf", reason="pip install 'hebrewgpt_nb[gguf]'")
+    model = small("A", vocab_size=600, **WIDTHS[kind])
+    model.blocks[2].mlp.up.weight.data[0, 0] = 1e5
+    save_bundle(model, tok, tmp_path/"bundle")
+    with pytest.raises(SystemExit, match="^2$"): cli(R.release, ["--run", str(tmp_path/"run"), "--bundle", str(tmp_path/"bundle"), "--gguf", kind])
+    assert re.fullmatch("error: .*(rows of 48 cannot be written as q8_0|holds numbers that F16 cannot).*\n", capsys.readouterr().err)
+    assert not list((tmp_path/"run").iterdir())
+
+def test_a_head_of_its_own_goes_out_everywhere(tok, tmp_path):
+    gguf = pytest.importorskip("gguf", reason="pip install 'hebrewgpt_nb[gguf]'")
+    model = small("A", vocab_size=600, tied=False)
+    save_bundle(model, tok, tmp_path/"bundle")
+    R.release(run=str(tmp_path/"run"), bundle=str(tmp_path/"bundle"), gguf="f32", int8=True)
+    found = {t.name: t.data for t in gguf.GGUFReader(tmp_path/"run"/"hebrew-gpt.f32.gguf").tensors}
+    assert torch.tensor(found["output.weight"]).equal(model.lm_head.weight)
+    for place in ("hebrew-gpt", "published"): check_same(model, load_model(tmp_path/"run"/place)[0])
+    assert not load_bundle(tmp_path/"run"/"int8", dtype="int8")[0].cfg.tied
+
+def test_a_name_that_the_release_writes_itself_is_refused_first(made, tmp_path, capsys):
+    "Found out from what a release writes, so that a new output is found too."
+    pytest.importorskip("gguf", reason="pip install 'hebrewgpt_nb[gguf]'")
+    asked = dict(bundle=str(made/"dense"), int8=True, repo="me/mine", gguf="f16")
+    R.release(run=str(tmp_path/"all"), model_name="mine", **asked)
+    own = {p.name for p in (tmp_path/"all").iterdir() if not p.name.startswith("mine")}
+    assert {"published", "int8", "space", "done.json"} <= own
+    capsys.readouterr()
+    for name in (*own, "INT8", "progress.json", "base", "Modelfile", "..", "a/b", ".next", ""):
+        argv = [f"--model_name={name}", "--run", str(tmp_path/"run"), "--bundle", str(made/"dense")]
+        with pytest.raises(SystemExit, match="^2$"): cli(R.release, argv)
+        assert re.fullmatch(f"error: model_name is '?{re.escape(name)}'?: (give at most 96 letters.*|.*give another name)\n", capsys.readouterr().err)
+        assert not (tmp_path/"run").exists()
