@@ -749,7 +749,7 @@ def queues_of(english: str, how: How, count: int, license: str, seed: int,
 # %% ../nbs/12_making.ipynb #18121cb4
 @stage
 def make_examples(run: RunFolder = "runs/nb/making", # where to write: sft/, rejected.jsonl, report.json, answers.jsonl
-                  base_url: Address = STAND_IN, # as https://api.openai.com/v1; stand-in: canned answers; empty: only counts
+                  base_url: Address = "stand-in", # as https://api.openai.com/v1; stand-in: canned answers; empty: only counts
                   model: str = "", # as the endpoint calls it
                   english: InputPath = "", # English examples to translate; empty: a teacher writes new ones
                   count: PositiveInt = 2, # examples wanted of each kind; of each task of the English ones
