@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount
 from hebrewgpt_nb.bundle import SAMPLING, find_bundle, load_bundle, read_config
-from hebrewgpt_nb.core import SHIPPED, UserError, append_line, pick_device, read_json, resolve
+from hebrewgpt_nb.core import UserError, append_line, model_name, pick_device, read_json, resolve
 from hebrewgpt_nb.engine.cpu import MATVEC_MAX_ROWS
 from hebrewgpt_nb.metrics import repetition_rate
 from hebrewgpt_nb.model import count_parameters
@@ -61,7 +61,7 @@ class Bot:
         written = read_json(file) if file.exists() else dict(info={}, sampling=SAMPLING)
         self.info, self.sampling, self.context = written["info"], written["sampling"], self.model.cfg.context
         self.run = self.folder.parent if self.folder.name == "bundle" else self.folder
-        self.name = str(path) if str(path) in SHIPPED else "-".join(self.run.parts[-2:])
+        self.name = model_name(path)
         self.scheduler = Scheduler(self.model, self.tok, batch, queue=MAX_WAITING, max_new_tokens=MAX_NEW, max_seconds=MAX_SECONDS)
 
     def way(self, chosen: str) -> str:

@@ -103,7 +103,8 @@ def known_faults(items: list[str], # what each cannot do without
     "Whether items stand in what the model was trained on."
     known = read_training(training).knows(items) if training else []
     if sum(known) <= FORGIVEN * len(items): return []
-    return [f"{sum(known)} of {len(items)} items are in {', '.join(training)}, such as {items[known.index(True)][:60]!r}"]
+    return [f"{sum(known)} of {len(items)} items are in {', '.join(training)}, which a model here learned from, "
+            f"such as {items[known.index(True)][:60]!r}"]
 
 # %% ../nbs/evaluation/5_audits.ipynb #c60c89f3
 def refuse(faults: list[str]):

@@ -11,13 +11,14 @@ __all__ = ['WAYS_OUT', 'MAX_FILE', 'MAX_NESTING', 'SHIPPED', 'HUB_NAME', 'FILE_E
            'real_data_dir', 'disk_error', 'missing_room', 'explain_disk_errors', 'beside', 'sync', 'write_file',
            'write_atomic', 'write_json', 'reason_of', 'ordinary_file', 'read_whole', 'parsing', 'check_nesting',
            'parse_json', 'read_json', 'read_jsonl', 'append_line', 'replace_folder', 'find_folder', 'find_input',
-           'sync_folder', 'write_folder', 'fingerprint', 'sha256_file', 'Rule', 'is_url', 'is_input', 'is_folder_name',
-           'is_place', 'is_hub_name', 'base_type', 'rules_of', 'yes_or_no', 'read_value', 'broken_rule', 'find_fault',
-           'check_value', 'named_fields', 'parts_of', 'check_content', 'parse_yaml', 'read_yaml', 'kinds_of',
-           'inputs_of', 'check_parameters', 'stage_key', 'is_locked', 'is_there', 'lock_folder', 'work_folder', 'Stamp',
-           'read_stamp', 'remove', 'find_leftovers', 'remove_leftovers', 'settle', 'explain_memory_errors', 'run_stage',
-           'refuse_reimport', 'check_apart', 'finished', 'run_alone', 'stage', 'module_name', 'help_of', 'parser_of',
-           'plain_values', 'cli', 'introduce', 'Progress', 'rtl', 'drawable', 'plot_label', 'pick_device']
+           'model_name', 'sync_folder', 'write_folder', 'fingerprint', 'sha256_file', 'Rule', 'is_url', 'is_input',
+           'is_folder_name', 'is_place', 'is_hub_name', 'base_type', 'rules_of', 'yes_or_no', 'read_value',
+           'broken_rule', 'find_fault', 'check_value', 'named_fields', 'parts_of', 'check_content', 'parse_yaml',
+           'read_yaml', 'kinds_of', 'inputs_of', 'check_parameters', 'stage_key', 'is_locked', 'is_there',
+           'lock_folder', 'work_folder', 'Stamp', 'read_stamp', 'remove', 'find_leftovers', 'remove_leftovers',
+           'settle', 'explain_memory_errors', 'run_stage', 'refuse_reimport', 'check_apart', 'finished', 'run_alone',
+           'stage', 'module_name', 'help_of', 'parser_of', 'plain_values', 'cli', 'introduce', 'Progress', 'rtl',
+           'drawable', 'plot_label', 'pick_device']
 
 # %% ../nbs/core/0_core.ipynb #3b2f02b9
 import os, signal, sys
@@ -292,6 +293,14 @@ def find_input(path: str | Path) -> Path:
     "What a parameter reads: a file or folder, else the set of that name that ships with the package."
     here = find_folder(resolve(path))
     return sample_dir().with_name(str(path)) if str(path) in SHIPPED and not here.exists() else here
+
+# %% ../nbs/core/0_core.ipynb #5e8a1d30
+def model_name(path: str | Path) -> str: # of a bundle, a run that holds one, or an address
+    "What a model is called everywhere: its two last folders, without `bundle`; its name, where it has one."
+    if str(path) in SHIPPED: return str(path)
+    if "://" in str(path): return str(path).rpartition("#")[2].rpartition("://")[2]
+    here = find_input(path)
+    return "-".join((here.parent if here.name == "bundle" else here).parts[-2:])
 
 # %% ../nbs/core/0_core.ipynb #5b876bd8
 def sync_folder(folder: Path):
@@ -695,7 +704,7 @@ def module_name(fn) -> str: # as python -m takes it, also while the module runs 
 # %% ../nbs/core/0_core.ipynb #a332c6a8
 def help_of(fn) -> dict[str, str]: # parameter -> the comment behind it
     "What the comments of a signature say."
-    return dict(re.findall(r"^\s*(?:def \w+\()?(\w+): .+? = .*?, *# (.*)$", inspect.getsource(inspect.unwrap(fn)), re.M))
+    return dict(re.findall(r"^\s*(?:def \w+\()?(\w+): .+?, *# (.*)$", inspect.getsource(inspect.unwrap(fn)), re.M))
 
 # %% ../nbs/core/0_core.ipynb #2337bbae
 def parser_of(fn) -> argparse.ArgumentParser:
@@ -704,9 +713,11 @@ def parser_of(fn) -> argparse.ArgumentParser:
     kinds, helps = kinds_of(fn), help_of(fn)
     for name, p in inspect.signature(fn).parameters.items():
         kind = base_type(kinds[name])
-        text = f"{helps.get(name, '')} (default: {p.default!r})".replace("%", "%%")
+        needed = p.default is p.empty
+        said = "required" if needed else f"default: {p.default!r}"
+        text = f"{helps.get(name, '')} ({said})".replace("%", "%%")
         parser.add_argument(*dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]),
-                            type=yes_or_no if kind is bool else kind, default=p.default, help=text)
+                            type=yes_or_no if kind is bool else kind, default=p.default, required=needed, help=text)
     return parser
 
 # %% ../nbs/core/0_core.ipynb #011d4607

@@ -191,7 +191,7 @@ def format_fault(answer: Completion,
     if answer.finish_reason == "heading" or HEADING.search(answer.text): return "writes a heading"
     if not answer.text.strip(): return "empty"
     if is_hebrew(reference) and not is_hebrew(answer.text): return "not Hebrew"
-    if answer.finish_reason != "stop": return "does not end"
+    if answer.finish_reason != "stop": return "did not end"
 
 # %% ../nbs/evaluation/1_grading.ipynb #c5df0291
 TOO_LONG = Completion("", "too long") # what stands for the answer to a prompt that leaves no room

@@ -9,7 +9,7 @@ __all__ = ['SLICE', 'Stop', 'Count', 'MAX_BYTES', 'MAX_PROMPTS', 'MAX_CHOICES', 
            'several', 'TextAsked', 'drop_neutral', 'fault_of', 'read_asked', 'turns_of', 'chat_ids', 'prompt_ids',
            'sampling_of', 'submit_all', 'piece_text', 'text_logprobs', 'chat_logprobs', 'Reply', 'event', 'chunks_of',
            'read_body', 'cancel_when_gone', 'watched', 'respond', 'reply_to_chat', 'reply_to_text', 'refuse',
-           'bare_app', 'make_api', 'open_port', 'model_name', 'make_server', 'serve']
+           'bare_app', 'make_api', 'open_port', 'make_server', 'serve']
 
 # %% ../nbs/11_serve.ipynb #11ac9c44
 import asyncio, json, secrets, socket, sys, threading, time
@@ -29,9 +29,9 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Mount
 
 # %% ../nbs/11_serve.ipynb #1896a83a
-from .bundle import SAMPLING, find_bundle, load_bundle
+from .bundle import SAMPLING, load_bundle
 from .core import Device, InputPath, PositiveFloat, PositiveInt, Rule, UserError
-from .core import cli, parse_json, reason_of, shorten
+from .core import cli, model_name, parse_json, reason_of, shorten
 from .engine.cpu import let_threads_go
 from .generate import Batch, BatchRow, check_logits, eval_mode, make_row, tokenize_prompt
 from .model import HebrewGPT
@@ -571,7 +571,8 @@ def make_api(served: dict[str, Scheduler]) -> FastAPI: # to be mounted at /v1
     api, begun = bare_app(), int(time.time())
     def find(name: str) -> Scheduler:
         if name in served: return served[name]
-        said = f"there is no model {shorten(name)}: choose one of {', '.join(served)}"
+        known = f"{'choose one of' if len(served) > 1 else 'the one here is'} {', '.join(served)}"
+        said = f"there is no model {shorten(name)}: {known}"
         raise ApiError(said, 404, "model", "model_not_found")
     def about(name: str) -> dict:
         context = find(name).model.cfg.context
@@ -600,12 +601,6 @@ def open_port(host: str, port: int) -> socket.socket:
     except OSError as e: reason = reason_of(e)
     raise UserError(f"cannot serve on {host}:{port} ({reason}); give another --host or --port")
 
-# %% ../nbs/11_serve.ipynb #90a39adc
-def model_name(path: str) -> str:
-    "What a bundle is called: its folder, or the run that it stands in."
-    folder = find_bundle(path)
-    return folder.parent.name if folder.name == "bundle" else folder.name
-
 # %% ../nbs/11_serve.ipynb #2b998743
 def make_server(served: dict[str, Scheduler]) -> uvicorn.Server:
     "A server of the endpoint alone."
@@ -624,9 +619,11 @@ def serve(model: InputPath, # a bundle, or a run that holds one
          ):
     "Serve a model to OpenAI's clients at http://HOST:PORT/v1, until interrupted."
     listener = open_port(host, port)
-    with Scheduler(*load_bundle(model, device, dtype), rows, queue, max_seconds=max_seconds) as one:
-        print(f"http://{host}:{listener.getsockname()[1]}/v1 answers as {model_name(model)}", flush=True)
-        make_server({model_name(model): one}).run([listener])
+    try:
+        with Scheduler(*load_bundle(model, device, dtype), rows, queue, max_seconds=max_seconds) as one:
+            print(f"http://{host}:{listener.getsockname()[1]}/v1 answers as {model_name(model)}", flush=True)
+            make_server({model_name(model): one}).run([listener])
+    except KeyboardInterrupt: print("stopped", flush=True)
 
 # %% ../nbs/11_serve.ipynb #ed69e5f8
 if __name__ == "__main__" and "__file__" in globals(): cli(serve)

@@ -79,7 +79,9 @@ def test_the_stage_measures_a_model_of_others(place, tmp_path):
     result = evaluate(run=str(tmp_path/"run"), model=str(place/"gpt2"), tests=str(tmp_path), generations=2, max_new_tokens=8, examples=5, device="cpu")
     report = read_json(tmp_path/"run"/"model.report.json")
     assert report["model"]["kind"] == "transformers" and {"perplexity", "questions", "pairs"} <= set(result)
-    assert report["metrics"]["bits per byte"]["value"] > 0 and "answers" not in report["left_out"]
+    assert report["metrics"]["bits per byte"]["value"] > 0 and "left out" in report["left_out"]["answers"]
+    page = (tmp_path/"run"/"report.md").read_text(encoding="utf8")
+    assert f" {place.name}-gpt2 |" in page and "- not measured: format kept, left out: there are no test examples" in page and "learned from: a score" not in page
     outputs = (tmp_path/"run"/"model.outputs.jsonl").read_text(encoding="utf8").splitlines()
     assert {json.loads(line)["task"] for line in outputs} >= {"questions", "instructions", "open prompts"}
 

@@ -126,7 +126,7 @@ def test_how_a_text_ends_is_known(place):
 
 @pytest.mark.parametrize("text, finish_reason, reference, fault", [
     ("כן.", "stop", "לא.", None), ("12", "stop", "12", None), ("12", "stop", "שתים עשרה", "not Hebrew"), ("yes", "stop", "yes", None), (" \n", "stop", "כן", "empty"), ("", "length", "כן", "empty"),
-    ("כן ###תשובה", "stop", "כן", "writes a heading"), ("", "heading", "כן", "writes a heading"), ("כן ## כותרת", "stop", "כן", None), ("כן וכן", "length", "כן", "does not end")])
+    ("כן ###תשובה", "stop", "כן", "writes a heading"), ("", "heading", "כן", "writes a heading"), ("כן ## כותרת", "stop", "כן", None), ("כן וכן", "length", "כן", "did not end")])
 def test_the_form_of_an_answer(text, finish_reason, reference, fault): assert G.format_fault(G.Completion(text, finish_reason), reference) == fault
 
 # --- metrics ---------------------------------------------------------------------------------------
@@ -287,8 +287,8 @@ def test_one_model_beside_others_from_another_folder(place, tmp_path, monkeypatc
     evaluate(**arguments(place, "one"))
     result = evaluate(**given)
     cells = next(r["cells"] for r in read_json(place/"alone"/"report.json")["rows"] if r["metric"] == "questions")
-    assert list(cells) == ["model", "base", "instruct", "HebrewGPT-1B-Instruct*"] and cells["instruct"]["verdict"] == "=" and cells["HebrewGPT-1B-Instruct*"]["verdict"] == ""
-    assert result["questions"] == cells["model"]["value"] == cells["instruct"]["value"]
+    assert list(cells) == [name := f"{place.name}-tuned", "base", "instruct", "HebrewGPT-1B-Instruct*"] and cells["instruct"]["verdict"] == "=" and cells["HebrewGPT-1B-Instruct*"]["verdict"] == ""
+    assert result["questions"] == cells[name]["value"] == cells["instruct"]["value"]
     monkeypatch.chdir(tmp_path)
     assert evaluate(**given | dict(run=str(tmp_path/"run"))) == result
 

@@ -153,11 +153,32 @@ def card_data(tmp_path_factory):
     shutil.copytree(sample_dir()/"sft", place/"sft"), shutil.copytree(sample_dir()/"eval", place/"eval")
     return place
 
-def notebook_and_command(job: str) -> tuple[str, list[str]]: # as its first line prints it
+def notebook_of(job: str) -> str: # as its first line prints it
     first = (ROOT/"jobs"/job).read_text(encoding="utf8").split("\n")[0]
-    m = re.fullmatch(r"# papermill nbs/(\S+)\.ipynb (\S+) -f jobs/(\S+)", first)
-    assert m and m[3] == job, f"jobs/{job} begins with the command that runs it: {first}"
-    return m[1], first[2:].split()
+    m = re.fullmatch(r"# mkdir -p (\S+) && papermill nbs/(\S+)\.ipynb (\S+) -f jobs/(\S+)", first)
+    assert m and m[4] == job and m[3] == f"{m[1]}/{Path(m[2]).name}.ipynb", f"jobs/{job} begins with the command that runs it: {first}"
+    return m[2]
+
+def printed_commands() -> list[tuple[str, str]]: # where; a line, with the mkdir of its block before it
+    places = [*(ROOT/"jobs").glob("*.yaml"), *(ROOT/"nbs").rglob("*.ipynb"), ROOT/"README.md", *(ROOT/"hebrewgpt_nb").rglob("*.md")]
+    def text_of(p): return "\n".join(c.source for c in nbformat.read(p, 4).cells if c.cell_type == "markdown") if p.suffix == ".ipynb" else p.read_text(encoding="utf8")
+    found = []
+    for place in places:
+        for block in map("".join, re.findall(r"```\w*\n(.*?)```|`([^`\n]*papermill [^`]+)`|^# ([^\n]*papermill [^\n]*)$", text_of(place), re.S | re.M)):
+            made = " && ".join(re.findall(r"mkdir -p \S+", block))
+            found += [(place.name, f"{made} && {line}") for line in re.findall(r"papermill nbs/.*", block)]
+    return found
+
+def test_every_printed_papermill_line_runs_from_a_clean_clone():
+    "What it names is there, and the folder of its output is made before it, or holds what it reads."
+    found = printed_commands()
+    assert len(found) >= 18
+    for place, line in found:
+        notebook, out = re.search(r"papermill (\S+) (\S+)", line).groups()
+        files = [notebook, *re.findall(r" -f (\S+)", line)]
+        assert all((ROOT/name).is_file() for name in files), f"{place}: {line}"
+        made = re.findall(r"mkdir -p (\S+)", line) + re.findall(r"-p (?:data|base|tokenizer) (\S+)", line)
+        assert any(Path(out).parent in (p := Path(m), *p.parents) for m in made) or "/" not in out, f"{place}: nothing makes the folder of {out}: {line}"
 
 def shrunk(params: dict) -> dict: # the same names, smaller sizes
     small = {k: min(v, PAGE_SIZES[k]) if k in PAGE_SIZES else v for k, v in params.items()}
@@ -171,7 +192,7 @@ def tuned_base(place: Path) -> str: # a bundle
 
 @pytest.mark.parametrize("job", [j for j in JOBS if j not in CHAINS])
 def test_a_job_file_with_its_sizes_shrunk(job, mine, card_data, endpoint, tmp_path):
-    notebook, _ = notebook_and_command(job)
+    notebook = notebook_of(job)
     params = shrunk(yaml.safe_load((ROOT/"jobs"/job).read_text(encoding="utf8")))
     at = {k: v.replace("runs/", f"{tmp_path}/runs/", 1) if isinstance(v, str) else v for k, v in params.items()}
     at |= {k: v for k, v in dict(base_url=endpoint, english=str(mine/"english.jsonl")).items() if k in at}

@@ -71,9 +71,10 @@ def test_an_endpoint_that_is_down_ends_the_run_in_one_line(fault, said, english,
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", .01)
     with chat(lambda n: fault if n >= 3 else None) as it:
         with pytest.raises(UserError, match=f"5 requests got no answer with 1 retries each .*{said}.*; 3 answers are kept"): run(tmp_path/"run", it, english)
-        assert it.requests == 3 + 5*2
-    with chat() as it: run(tmp_path/"run", it, english)
-    assert it.requests == 5 and contents(tmp_path/"run") == unbroken
+        assert (asked := it.requests) == 3 + 5*2
+        it.server.faults = lambda n: None
+        run(tmp_path/"run", it, english)
+    assert it.requests - asked == 5 and contents(tmp_path/"run") == unbroken
 
 def test_no_endpoint_at_all_is_one_line(english, tmp_path, monkeypatch):
     monkeypatch.setattr(making, "RETRIES", 0)
@@ -222,12 +223,38 @@ def test_few_at_once_and_so_many_a_minute(english, tmp_path):
     assert max(most) <= 3 and time.monotonic() - begun >= 7*.1
 
 def test_the_estimate_is_said_before_anything_is_sent(english, tmp_path, capfd):
-    with pytest.raises(UserError, match="nothing was sent"): make_examples(run=str(tmp_path/"run"), english=english, count=8, price_in=1000., price_out=1000.)
+    with pytest.raises(SystemExit) as e: make_examples(run=str(tmp_path/"run"), base_url="", english=english, count=8, price_in=1000., price_out=1000.)
     said = capfd.readouterr().out
+    assert e.value.code == 0 and "nothing was sent" in said and not list((tmp_path/"run").iterdir())
     with chat() as it: run(tmp_path/"run", it, english)
     assert "making: 8 requests" in said and not (tmp_path/"run"/".next").exists()
     report = read_json(tmp_path/"run"/"report.json")
     assert .5 < report["estimate"]["written"]/report["written"] < 2 and report["estimate"]["read"] == report["read"] # the server counts as we guess
+
+
+def test_another_endpoints_answers_are_not_this_ones(english, tmp_path, capfd):
+    "Nor are the stand-in's; the same address with a slash is the same."
+    how = dict(model="m", count=1, requests_per_minute=10**6, tokens_per_minute=10**9)
+    make_examples(run=str(tmp_path/"run"), **how)
+    with chat() as it, chat() as other:
+        for address in (it.address, other.address, it.address + "/"): make_examples(run=str(tmp_path/"run"), base_url=address, **how)
+        assert it.requests == other.requests >= len(KINDS) and it.most_often == other.most_often == 1
+    estimates = [line for line in capfd.readouterr().out.split("\n") if " requests (" in line]
+    assert estimates and "(0 more are answered already)" in estimates[0] and sum("(14 more are answered already)" in line for line in estimates) == 1
+
+@pytest.mark.parametrize("job", ["teacher", "translator"])
+def test_a_dry_run_of_a_job_says_the_cost_and_ends(job, english, tmp_path):
+    "As `-p base_url ''` to papermill, over a finished run, whose result stands."
+    with chat() as it: run(tmp_path/"run", it, english)
+    command = [Path(sys.executable).parent/"papermill", "nbs/12_making.ipynb", tmp_path/"out.ipynb", "-f", f"jobs/{job}.yaml", "-p", "base_url", ""]
+    given = ["-p", "run", tmp_path/"run", *(["-p", "english", english] if job == "translator" else []), "--kernel", "python3", "--no-progress-bar"]
+    def files(): return {p: p.read_bytes() for p in (tmp_path/"run").rglob("*") if p.is_file()}
+    before = files()
+    done = subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    shown = (tmp_path/"out.ipynb").read_text(encoding="utf8")
+    assert ("3,500 requests" if job == "teacher" else "8 requests") in shown and "nothing was sent" in shown
+    assert files() == before
 
 
 # --- the teacher ------------------------------------------------------------------------------------------

@@ -217,7 +217,7 @@ def expected(packed, tok, text, **how):
 
 def test_models(client):
     assert [m.id for m in client.models.list()] == ["small"] and client.models.retrieve("small").object == "model"
-    with pytest.raises(openai.NotFoundError, match="choose one of small"): client.models.retrieve("large")
+    with pytest.raises(openai.NotFoundError, match="the one here is small"): client.models.retrieve("large")
 
 def test_chat(client, packed, tok):
     reply = client.chat.completions.create(messages=ask("מה שלומך?"), **HOW)
@@ -374,10 +374,17 @@ def test_the_command_serves_a_bundle(packed, tok, tmp_path):
     with subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         try:
             lines = iter(running.stdout.readline, "")
-            address = next(filter(None, (re.match(r"(http://127.0.0.1:(\d+)/v1) answers as run\n", line) for line in lines)))
+            address = next(filter(None, (re.match(r"(http://127.0.0.1:(\d+)/v1) answers as (\S+)\n", line) for line in lines)))
+            assert address[3] == f"{tmp_path.name}-run" # as in the app
             with openai.OpenAI(base_url=address[1], api_key="none", max_retries=0) as client:
-                assert client.completions.create(model="run", prompt="שלום", temperature=0, max_tokens=5).choices[0].text == generate(packed, tok, "שלום", 5, temperature=0)
+                assert client.completions.create(model=address[3], prompt="שלום", temperature=0, max_tokens=5).choices[0].text == generate(packed, tok, "שלום", 5, temperature=0)
             assert httpx.get(f"http://127.0.0.1:{address[2]}/").status_code == 404
             with pytest.raises(UserError, match="cannot serve on 127.0.0.1:.*; give another --host or --port"): serve(str(tmp_path/"run"), port=int(address[2]))
         finally: running.send_signal(2)
-        assert running.wait(20) in (0, 130, -2) and "Traceback" not in running.stderr.read()
+        assert running.wait(20) == 0 and running.stdout.read() == "stopped\n" and running.stderr.read() == ""
+
+def test_without_a_model_the_command_says_so():
+    def said(*options): return subprocess.run([sys.executable, "-m", "hebrewgpt_nb.serve", *options], capture_output=True, text=True)
+    done = said()
+    assert done.returncode == 2 and done.stderr.endswith("error: the following arguments are required: --model\n")
+    assert "holds one (required)" in (shown := " ".join(said("--help").stdout.split())) and "inspect" not in shown
