@@ -527,7 +527,7 @@ async def respond(reply: Reply, request: Request):
     try:
         async for _ in follow(reply.tickets): pass
     finally: watch.cancel()
-    return JSONResponse(reply.whole())
+    return JSONResponse(reply.whole(), headers=headers)
 
 # %% ../nbs/11_serve.ipynb #7254bb02
 def reply_to_chat(served: Scheduler, asked: ChatAsked) -> Reply:

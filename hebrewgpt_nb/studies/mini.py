@@ -71,10 +71,12 @@ def packed_size(data: bytes, order: int=8, memory: int=1 << 30) -> int: # bytes
     return len(encoder.encode(data)) + len(encoder.flush())
 
 # %% ../../nbs/studies/9_mini.ipynb #76e1fc64
-def ppmd_bpb(corpus: str, texts: list[str]) -> float: # bits per byte of `texts`
+def ppmd_bpb(corpus: str, texts: list[str],
+             alone: int=0, # bytes that the corpus alone is packed to, where that is known
+            ) -> float: # bits per byte of `texts`
     "How well PPMd foretells texts when it has read a corpus; it goes on learning in them."
     read, scored = corpus.encode(), "\n".join(texts).encode()
-    return 8 * (packed_size(read + scored) - packed_size(read)) / len(scored)
+    return 8 * (packed_size(read + scored) - (alone or packed_size(read))) / len(scored)
 
 # %% ../../nbs/studies/9_mini.ipynb #7340dbc3
 def rows_text(rows: Rows, tok: Tokenizer) -> str:
@@ -93,7 +95,8 @@ def against_ppmd(run: str | Path) -> dict: # source -> ppmd, base; bits per byte
     done = read_json(resolve(run)/"pretrain"/"done.json")
     key, own = done["key"], done["result"]["bpb"]
     corpus = rows_text(rows_of(key, tok := Tokenizer(resolve(key["tokenizer"]))), tok)
-    return {s: dict(ppmd=ppmd_bpb(corpus, ts), base=own[s]) for s, ts in valid_texts(key["data"]).items()}
+    alone = packed_size(corpus.encode())
+    return {s: dict(ppmd=ppmd_bpb(corpus, ts, alone), base=own[s]) for s, ts in valid_texts(key["data"]).items()}
 
 # %% ../../nbs/studies/9_mini.ipynb #f29bdecc
 def licences_in(folder: Path, source: str) -> list[str]: # of cleaned records
