@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount
-from hebrewgpt_nb.bundle import SAMPLING, find_bundle, load_bundle, read_config
+from hebrewgpt_nb.bundle import find_bundle, load_bundle, read_config, read_sampling
 from hebrewgpt_nb.core import UserError, append_line, model_name, pick_device, read_json, resolve
 from hebrewgpt_nb.engine.cpu import MATVEC_MAX_ROWS
 from hebrewgpt_nb.metrics import repetition_rate
@@ -58,11 +58,11 @@ class Bot:
         if dtype == "auto": dtype = None if device == "cuda" else "int8" if count_parameters(read_config(self.folder)) > 50e6 else "float32"
         self.model, self.tok = load_bundle(path, device, dtype)
         file = self.folder/"generation.json" # a folder of `transformers` has none
-        written = read_json(file) if file.exists() else dict(info={}, sampling=SAMPLING)
-        self.info, self.sampling, self.context = written["info"], written["sampling"], self.model.cfg.context
+        self.info = read_json(file)["info"] if file.exists() else {}
+        self.sampling, self.context = read_sampling(path), self.model.cfg.context
         self.run = self.folder.parent if self.folder.name == "bundle" else self.folder
         self.name = model_name(path)
-        self.scheduler = Scheduler(self.model, self.tok, batch, queue=MAX_WAITING, max_new_tokens=MAX_NEW, max_seconds=MAX_SECONDS)
+        self.scheduler = Scheduler(self.model, self.tok, batch, queue=MAX_WAITING, max_new_tokens=MAX_NEW, max_seconds=MAX_SECONDS, sampling=self.sampling)
 
     def way(self, chosen: str) -> str:
         "What the model is given: as it was trained is one message alone, unless its bundle says that it learned from several turns."

@@ -6,7 +6,8 @@
 __all__ = ['VERSION', 'SAMPLING', 'SUMMED', 'PROMPT', 'SAVED', 'WANTED', 'PUBLISHED', 'special_ids', 'write_files',
            'weight_bytes', 'save_bundle', 'is_exported', 'find_bundle', 'Sampling', 'Generation', 'check_sums',
            'read_config', 'read_weight', 'weight_shapes', 'check_depth', 'read_tokenizer', 'load_weights', 'is_int8',
-           'load_int8', 'load_exported', 'load_bundle', 'fetch_hub', 'is_bundle', 'load_any', 'load_model']
+           'load_int8', 'load_exported', 'load_bundle', 'fetch_hub', 'is_bundle', 'read_sampling', 'load_any',
+           'load_model']
 
 # %% ../nbs/engine/9_bundle.ipynb #8a841b8e
 import os, shutil
@@ -40,14 +41,14 @@ PROMPT = format_prompt("{instruction}", "{input}")
 
 # %% ../nbs/engine/9_bundle.ipynb #840d36c8
 def write_files(model: HebrewGPT, # its weights are written as they are
-                tok: Tokenizer, folder: Path, info: dict):
+                tok: Tokenizer, folder: Path, info: dict, sampling: dict=SAMPLING):
     "The four files of a bundle, the one with the checksums last."
     write_json(folder/"config.json", asdict(model.cfg))
     weights = {name: w.detach().cpu().contiguous() for name, w in model.state_dict().items()}
     save_file(weights, folder/"model.safetensors")
     shutil.copy(tok.path, folder/"tokenizer.model")
     write_json(folder/"generation.json", special_ids(tok) | dict(
-        version=VERSION, prompt=PROMPT, sampling=SAMPLING,
+        version=VERSION, prompt=PROMPT, sampling=sampling,
         sha256={name: sha256_file(folder/name) for name in SUMMED}, info=info))
 
 # %% ../nbs/engine/9_bundle.ipynb #4f3af5d9
@@ -60,6 +61,7 @@ def save_bundle(model: HebrewGPT, # its weights are saved in their dtype; of a p
                 tok: Tokenizer,
                 out_dir: str | Path, # replaced if it is there
                 int8: bool=False, # in eight bits, to be decoded with: a quarter of float32
+                sampling: dict=SAMPLING, # what it is to be sampled with where nothing else is asked
                 **info, # where it comes from: anything that JSON holds
                ) -> Path:
     "Write a bundle, whole or not at all."
@@ -70,7 +72,7 @@ def save_bundle(model: HebrewGPT, # its weights are saved in their dtype; of a p
     if out.exists() and not (out/"config.json").exists():
         raise UserError(f"{out}: exists and is no bundle; choose another folder")
     model = quantize_for_decoding(unpack(model), "int8") if int8 else unpack(model)
-    with write_folder(out, need=weight_bytes(model)) as part: write_files(model, tok, part, info)
+    with write_folder(out, need=weight_bytes(model)) as part: write_files(model, tok, part, info, sampling)
     return out
 
 # %% ../nbs/engine/9_bundle.ipynb #291c2eac
@@ -237,6 +239,12 @@ def fetch_hub(address: str) -> Path: # hf://owner/name
 def is_bundle(path: str | Path) -> bool:
     "Whether a bundle, or a run that holds one, is there."
     return any((find_folder(place)/"generation.json").exists() for place in (find_input(path), find_input(path)/"bundle"))
+
+# %% ../nbs/engine/9_bundle.ipynb #087d6fe1
+def read_sampling(path: str | Path) -> dict: # temperature, top_p, max_new_tokens
+    "How a model is sampled where nothing else is asked."
+    if not is_bundle(path): return SAMPLING
+    return read_json(find_bundle(path)/"generation.json", Generation)["sampling"]
 
 # %% ../nbs/engine/9_bundle.ipynb #5228c9e7
 PUBLISHED = ("model.pt", "model.safetensors", "model.safetensors.index.json")

@@ -298,13 +298,14 @@ PARAMETER repeat_penalty 1
 def write_modelfile(tok: Tokenizer,
                     cfg: ModelConfig,
                     path: str | Path, # of the GGUF file; `Modelfile` is written beside it
+                    sampling: dict = SAMPLING, # as of `read_sampling`
                    ) -> Path:
     "Write what `ollama create NAME -f Modelfile` reads; raises `UserError` for a tokenizer with rules."
     path = resolve(path)
     if has_rules(tok):
         raise UserError(f"{tok.path}: writes texts by its rules before it cuts them, which Ollama cannot; "
                         "give ids to llama.cpp, or train a tokenizer of kind boundaries")
-    text = MODELFILE.format(name=path.name, template=ollama_template(tok), context=cfg.context, **SAMPLING)
+    text = MODELFILE.format(name=path.name, template=ollama_template(tok), context=cfg.context, **sampling)
     return write_atomic(path.with_name("Modelfile"), text)
 
 # %% ../nbs/release/1_llamacpp.ipynb #2099f0e7

@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from safetensors.torch import save_file
 from tokenizers import Regex, normalizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
-from .bundle import SAMPLING, load_model, save_bundle, weight_bytes
+from .bundle import SAMPLING, load_model, read_sampling, save_bundle, weight_bytes
 from .core import InputPath, RunFolder, UserError, cli, lock_folder, read_json, resolve, stage
 from .core import work_folder, write_atomic, write_folder, write_json
 
@@ -113,10 +113,10 @@ def stock_tokenizer(tok: Tokenizer, context: int, # tokens
 
 # %% ../nbs/07_release.ipynb #b01e11be
 def generation_config(tok: Tokenizer, blocks: str, # without attention its cache counts nothing
-                     ) -> GenerationConfig:
+                      sampling: dict=SAMPLING) -> GenerationConfig:
     "The defaults of `generate` there."
     ends = [tok.eos_id, *(i for i in range(tok.vocab_size) if tok.sp.is_control(i) and i != tok.eos_id)]
-    return GenerationConfig(do_sample=True, **SAMPLING, top_k=0, bos_token_id=tok.bos_id, eos_token_id=ends,
+    return GenerationConfig(do_sample=True, **sampling, top_k=0, bos_token_id=tok.bos_id, eos_token_id=ends,
                             pad_token_id=tok.pad_id, use_cache="A" in blocks)
 
 # %% ../nbs/07_release.ipynb #3ac3b613
@@ -215,6 +215,7 @@ def export_hf(model: HebrewGPT, # of a packed one, the weights it decodes with, 
               tok: Tokenizer,
               out_dir: str | Path, # new, empty, or an earlier export
               license: str = "unknown", # of the weights, for the card
+              sampling: dict = SAMPLING, # as of `read_sampling`
               **about, # sources and metrics, as of `model_card`
              ) -> Path: # the folder
     "Write the model as a folder that stock `transformers` loads; raises `UserError`."
@@ -226,7 +227,7 @@ def export_hf(model: HebrewGPT, # of a packed one, the weights it decodes with, 
     check_finite(model, out_dir)
     with lock_folder(out.parent, f".{out.name}.lock"), write_folder(out, need=weight_bytes(model)) as part:
         stock = to_stock(model, tok)
-        stock.generation_config = generation_config(tok, model.cfg.blocks)
+        stock.generation_config = generation_config(tok, model.cfg.blocks, sampling)
         stock.save_pretrained(part)
         if fast: fast.save_pretrained(part)
         else: write_json(part/"tokenizer_config.json", REFUSAL)
@@ -416,11 +417,12 @@ RULED = "its tokenizer writes texts by rules, which llama.cpp does not: give it 
 
 def export_gguf(model: HebrewGPT, tok: Tokenizer,
                 path: Path, # of the file; `Modelfile` is written beside it
-                kind: str): # of its matrices
+                kind: str, # of its matrices
+                sampling: dict=SAMPLING):
     "Write a model for llama.cpp and for Ollama."
     write_gguf(model, tok, path, kind, chat_template(tok, llama_guards(tok)))
     if has_rules(tok): print(f"{path.name}: {RULED}")
-    else: write_modelfile(tok, model.cfg, path)
+    else: write_modelfile(tok, model.cfg, path, sampling)
 
 # %% ../nbs/07_release.ipynb #9d3e0002
 def offer(out: Path, # as of `export_hf`
@@ -451,15 +453,16 @@ def release(run: RunFolder = "runs/nb/release", # where to write: MODEL_NAME/, p
     if send and not repo: raise UserError("send is True, repo is empty: give repo as user/name")
     if repo: hub_address(repo)
     about = dict(sources=read_sources(data), metrics=read_metrics(report, role))
-    model, tok = load_model(find_model(bundle, run))
+    model, tok = load_model(source := find_model(bundle, run))
+    sampling = read_sampling(source)
     model, folder = unpack(model), work_folder(run)
     if dtype != "auto": model = model.to(getattr(torch, dtype))
     check_finite(model, bundle or run)
     if gguf: check_gguf(model, tok, gguf)
-    out = export_hf(model, tok, folder/model_name, license, **about)
+    out = export_hf(model, tok, folder/model_name, license, sampling, **about)
     if set(model.cfg.blocks) == {"A"}: save_released(model, tok, folder/"published")
-    if int8: save_bundle(model, tok, folder/"int8", int8=True, source=bundle)
-    if gguf: export_gguf(model, tok, folder/f"{model_name}.{gguf}.gguf", gguf)
+    if int8: save_bundle(model, tok, folder/"int8", int8=True, sampling=sampling, source=bundle)
+    if gguf: export_gguf(model, tok, folder/f"{model_name}.{gguf}.gguf", gguf, sampling)
     if repo: offer(out, folder/"space", repo, send)
     facts = card_facts(model, tok)
     return dict(folder=f"{run}/{model_name}", bytes=sum(p.stat().st_size for p in out.iterdir()),

@@ -29,7 +29,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Mount
 
 # %% ../nbs/11_serve.ipynb #1896a83a
-from .bundle import SAMPLING, load_bundle
+from .bundle import SAMPLING, load_bundle, read_sampling
 from .core import Device, InputPath, PositiveFloat, PositiveInt, Rule, UserError
 from .core import cli, model_name, parse_json, reason_of, shorten
 from .engine.cpu import let_threads_go
@@ -214,8 +214,9 @@ class Scheduler(Rounds):
                  queue: int = 64, # that wait at most
                  max_new_tokens: int | None = None, # of a request; None: what the context holds
                  max_seconds: float = 60., # of a request, from its first step
+                 sampling: dict = SAMPLING, # where a request to the endpoint asks for none
                 ):
-        self.model, self.tok, self.size, self.queue = model, tok, rows, queue
+        self.model, self.tok, self.size, self.queue, self.sampling = model, tok, rows, queue, sampling
         self.max_new_tokens, self.max_seconds = max_new_tokens or model.cfg.context, max_seconds
         self.batch, self.waiting, self.changed, self.closed = Batch(model, rows), deque(), threading.Condition(), False
         let_threads_go() # of who loaded the model
@@ -397,11 +398,11 @@ def prompt_ids(served: Scheduler, prompt: str | list[int]) -> list[int]:
                    code="context_length_exceeded")
 
 # %% ../nbs/11_serve.ipynb #1d5e7a6a
-def sampling_of(asked: Asked) -> dict:
-    "What was asked of sampling; for the rest, a bundle's defaults."
+def sampling_of(asked: Asked, usual: dict=SAMPLING) -> dict:
+    "What was asked of sampling; for the rest, what the bundle says."
     names = "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop"
     given = {name: value for name in names if (value := getattr(asked, name)) is not None}
-    return dict(temperature=SAMPLING["temperature"], top_p=SAMPLING["top_p"]) | given
+    return dict(temperature=usual["temperature"], top_p=usual["top_p"]) | given
 
 # %% ../nbs/11_serve.ipynb #d247365e
 def submit_all(served: Scheduler, asked: Asked, prompts: list[list[int]], most: int, # new tokens
@@ -409,7 +410,7 @@ def submit_all(served: Scheduler, asked: Asked, prompts: list[list[int]], most: 
     "A ticket for each choice of each prompt."
     seed = secrets.randbits(62) if asked.seed is None else asked.seed
     seeds = [(seed + k + 2**63) % 2**64 - 2**63 for k in range(asked.n or 1)]
-    tickets, how = [], sampling_of(asked)
+    tickets, how = [], sampling_of(asked, served.sampling)
     try:
         for ids, s in ((ids, s) for ids in prompts for s in seeds):
             tickets.append(served.submit(ids, most, top, score_prompt, seed=s, **how))
@@ -620,7 +621,8 @@ def serve(model: InputPath, # a bundle, or a run that holds one
     "Serve a model to OpenAI's clients at http://HOST:PORT/v1, until interrupted."
     listener = open_port(host, port)
     try:
-        with Scheduler(*load_bundle(model, device, dtype), rows, queue, max_seconds=max_seconds) as one:
+        own = dict(max_seconds=max_seconds, sampling=read_sampling(model))
+        with Scheduler(*load_bundle(model, device, dtype), rows, queue, **own) as one:
             print(f"http://{host}:{listener.getsockname()[1]}/v1 answers as {model_name(model)}", flush=True)
             make_server({model_name(model): one}).run([listener])
     except KeyboardInterrupt: print("stopped", flush=True)

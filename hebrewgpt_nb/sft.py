@@ -430,7 +430,7 @@ def tune_phase(net: HebrewGPT, # what learns in it is tuned
     training = Training(net, make_optimizer("adamw", net, adam_lr=lr, weight_decay=0.))
     t = fit(training, batches, resolve(p.run)/f"phase{number}", key | {"phase": number}, steps,
             lambda step: schedule(step, steps, "cosine", p.warmup),
-            answer_validator(tok, phase.valid, p.context, device, compute_dtype(device, p.dtype)),
+            answer_validator(tok, phase.valid, p.context, device, p.dtype),
             p.eval_every, p.save_every, patience=p.patience, seed=p.seed, device=device, dtype=p.dtype,
             what=f"phase {number}")
     epochs = round(t.step / len(batches.steps(0)), 2)
@@ -629,8 +629,7 @@ def ways_on(run: str, base: str, method: Method="lora",
 # %% ../nbs/05_sft.ipynb #4096dd58
 def held_out_losses(net: HebrewGPT, tok: Tokenizer, phases: list[Phase], p: SimpleNamespace) -> list[float]:
     "The loss on the validation answers of each phase."
-    device = pick_device(p.device)
-    how = p.context, device, compute_dtype(device, p.dtype)
+    how = p.context, pick_device(p.device), p.dtype
     return [answer_validator(tok, phase.valid, *how)(net)["score"] for phase in phases]
 
 def tune_phases(net: HebrewGPT, tok: Tokenizer, phases: list[Phase], p: SimpleNamespace, # parameters of the stage

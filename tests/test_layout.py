@@ -54,18 +54,17 @@ def test_no_module_imports_in_a_circle():
         for m in ready: del left[m]
     assert not left, f"in a circle: {', '.join(left)}"
 
-def global_names(code) -> set[str]: # of a code object and those in it
-    found = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return found.union(*(global_names(c) for c in code.co_consts if hasattr(c, "co_code")))
+def names_in(code, *opnames: str) -> set[str]: # of a code object and those in it
+    found = {i.argval for i in dis.get_instructions(code) if i.opname in opnames}
+    return found.union(*(names_in(c, *opnames) for c in code.co_consts if hasattr(c, "co_code")))
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_name_is_defined_in_the_module_itself(module):
     "What only a hidden cell of the notebook imports is missing from the library."
     path = LIBRARY/(module.replace(".", "/") + ".py")
-    names = global_names(compile(path.read_text(encoding="utf8"), str(path), "exec"))
-    made = importlib.import_module(f"hebrewgpt_nb.{module}")
-    local = {n.id for n in ast.walk(ast.parse(path.read_text(encoding="utf8"))) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    assert names <= vars(made).keys() | vars(builtins).keys() | local | {"__qualname__", "__annotations__", "__module__", "cli_evaluate"}
+    code = compile(path.read_text(encoding="utf8"), str(path), "exec")
+    made = vars(importlib.import_module(f"hebrewgpt_nb.{module}")).keys() | vars(builtins).keys()
+    assert names_in(code, "LOAD_GLOBAL", "LOAD_NAME") <= made | names_in(code, "STORE_NAME", "STORE_GLOBAL") | {"__annotations__"}
 
 def exports(cells: list[str]) -> str: # the module a notebook writes, "" if none
     return next((m[1] for c in cells if (m := re.search(r"default_exp (\S+)", c))), "")

@@ -903,3 +903,10 @@ def test_a_name_that_the_release_writes_itself_is_refused_first(made, tmp_path, 
         with pytest.raises(SystemExit, match="^2$"): cli(R.release, argv)
         assert re.fullmatch(f"error: model_name is '?{re.escape(name)}'?: (give at most 96 letters.*|.*give another name)\n", capsys.readouterr().err)
         assert not (tmp_path/"run").exists()
+
+def test_a_release_is_sampled_as_its_bundle_says(tok, tmp_path):
+    cool = dict(temperature=.5, top_p=.9, max_new_tokens=77)
+    bundle = save_bundle(small("A", vocab_size=600), tok, tmp_path/"bundle", sampling=cool)
+    R.release(run=str(tmp_path/"run"), bundle=str(bundle), model_name="mine", int8=True)
+    said = json.loads((tmp_path/"run"/"mine"/"generation_config.json").read_text())
+    assert {name: said[name] for name in cool} == cool == json.loads((tmp_path/"run"/"int8"/"generation.json").read_text())["sampling"]

@@ -10,7 +10,7 @@ from hebrewgpt_nb.bundle import save_bundle
 from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.generate import Batch, BatchRow, generate, make_row, next_logits
 from hebrewgpt_nb.quantize import quantize_for_decoding
-from hebrewgpt_nb.serve import Busy, Scheduler, Ticket, make_server, open_port, pieces, serve, updates
+from hebrewgpt_nb.serve import Busy, ChatAsked, Scheduler, Ticket, make_server, open_port, pieces, reply_to_chat, serve, updates
 from hebrewgpt_nb.tokenizer import encode_prompt
 
 PROMPTS = ["ש", "בוקר טוב לכולם, " * 4, "היום", "שלום לך", "אמא אמרה שמחר נלך לים", "כן. " * 20, "לא"]
@@ -388,3 +388,10 @@ def test_without_a_model_the_command_says_so():
     done = said()
     assert done.returncode == 2 and done.stderr.endswith("error: the following arguments are required: --model\n")
     assert "holds one (required)" in (shown := " ".join(said("--help").stdout.split())) and "inspect" not in shown
+
+def test_a_model_is_sampled_as_its_bundle_says_where_nothing_is_asked(packed, tok):
+    asked = ChatAsked.model_validate(dict(model="m", messages=ask("שלום"), seed=3, max_tokens=12))
+    with Scheduler(packed, tok, sampling=dict(temperature=0., top_p=1.)) as one:
+        reply = reply_to_chat(one, asked)
+        for ticket in reply.tickets: list(updates(ticket))
+    assert reply.whole()["choices"][0]["message"]["content"] == expected(packed, tok, "שלום", temperature=0., max_new_tokens=12)

@@ -120,10 +120,9 @@ def showcase() -> list[str]:
 
 CAREFUL = SAMPLING | dict(temperature=.5) # what a small model seldom says is seldom a word in its place
 
-def answers_to(model: HebrewGPT, tok: Tokenizer, prompts: list[str], seed: int=0,
-               sampling: dict=CAREFUL) -> list[str]:
+def answers_to(model: HebrewGPT, tok: Tokenizer, prompts: list[str], seed: int=0) -> list[str]:
     "What a model answers, sampled as the app samples it."
-    return generate(model, tok, [encode_prompt(tok, p) for p in prompts], seed=seed, **sampling)
+    return generate(model, tok, [encode_prompt(tok, p) for p in prompts], seed=seed, **CAREFUL)
 
 # %% ../../nbs/studies/9_mini.ipynb #c7a3fabd
 CARD = """---
@@ -198,8 +197,7 @@ def ship(run: str | Path = "runs/mini", # of the chain
     "Write what ships: both models in eight bits, the card and the report."
     place, into = resolve(run), resolve(out)
     for name, part in PARTS.items():
-        save_bundle(*load_bundle(place/part), into/name, int8=True, made_by="jobs/mini.yaml")
-        write_json(settings := into/name/"generation.json", read_json(settings) | dict(sampling=CAREFUL))
+        save_bundle(*load_bundle(place/part), into/name, int8=True, sampling=CAREFUL, made_by="jobs/mini.yaml")
     write_atomic(into/"mini"/"README.md", mini_card(place, *load_bundle(into/"mini")))
     write_json(into/"mini"/"report.json", read_json(place/"eval"/"report.json"))
 

@@ -62,7 +62,7 @@ def seeded_rows(model, rows: range, # their numbers in the step
         for layer in layers: layer.seeds = None
 
 # %% ../../nbs/training/4_loop.ipynb #b3951102
-BF16_WIDTH = 256 # of a model from which bfloat16 pays on a processor that has it
+BF16_WIDTH = 128 # of a model: the narrowest that bfloat16 was seen to pay for
 
 def compute_dtype(device: str, dtype: str="auto",
                   width: int=0, # of the model
