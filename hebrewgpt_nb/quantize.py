@@ -12,13 +12,16 @@ __all__ = ['FEW_INT8', 'FEW_BF16', 'FEW', 'C_MIXERS', 'PLAIN', 'DTYPES', 'quanti
 # %% ../nbs/engine/6_quantize.ipynb #2f9d255e
 import copy
 import ctypes
+import time
+from contextlib import nullcontext
 from typing import Callable
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from .core import UserError
 from .engine.blocks import KINDS, Attention, Block, Dropout, Linear, Mamba2, RMSNorm, SwiGLU
-from .engine.cpu import Matrix, MATVEC_MAX_ROWS, data_pointer, gemm, has_bf16, library, matvec
+from .engine.cpu import Matrix, MATVEC_MAX_ROWS, Team, data_pointer, gemm, has_bf16, library, matvec
+from .engine.cpu import thread_count, use_threads
 from .engine.scan import announce
 from .model import Cache, HebrewGPT, embed_tokens
 
@@ -192,14 +195,14 @@ def call_step(step: "CStep", x: torch.Tensor, rope: list | None, cache: PackedCa
     library().step(ctypes.byref(step.model), data_pointer(x), *map(ctypes.c_int64, (len(x), cache.n, cache.length)),
                    data_pointer(cache.begin), data_pointer(cos), data_pointer(sin), ctypes.c_int64(stride),
                    (ctypes.c_void_p * len(memory))(*memory), ctypes.byref(cache.workspace[0]),
-                   ctypes.c_int64(torch.get_num_threads()))
+                   thread_count())
 
 # %% ../nbs/engine/6_quantize.ipynb #557b1d77
 class CStep:
     "One token of each row, in one call of C."
     def __init__(self, model: HebrewGPT): # packed
         c = self.cfg = model.cfg
-        self.kept = [] # as long as C may read it
+        self.kept, self.teams = [], {} # as long as C may read it; number of rows -> Team
         self.blocks = (CBlock * c.depth)(*map(self.block, model.blocks))
         sizes = c.depth, c.width, c.heads, c.head_dim, c.inner, c.inner // c.mamba_head, c.state, c.conv
         self.model = CModel(*sizes, c.eps, self.keep(model.ln_f.weight), ctypes.addressof(self.blocks))
@@ -212,12 +215,18 @@ class CStep:
         vectors = map(self.keep, C_MIXERS[type(b.mixer)](b.mixer))
         norms = self.keep(b.ln1.weight), self.keep(b.ln2.weight)
         return CBlock(type(b.mixer) is Mamba2, *norms, *ends, *swiglu_matrices(b.mlp), *vectors)
+    def team(self, rows: int) -> Team: # 1 to MATVEC_MAX_ROWS
+        if rows not in self.teams or self.teams[rows].most != torch.get_num_threads():
+            self.teams[rows] = Team(torch.get_num_threads())
+        return self.teams[rows]
     def __call__(self, x: torch.Tensor, # (B, 1, D) float32
                  rope: list | None, cache: PackedCache,
                 ) -> torch.Tensor: # (B, 1, D), behind the last norm
         x = x.float().contiguous().clone()
         if cache.workspace is None: cache.workspace = make_workspace(self.cfg, len(x), cache.length)
-        call_step(self, x, rope, cache)
+        team, begun = self.team(len(x)), time.perf_counter()
+        with use_threads(team.size): call_step(self, x, rope, cache)
+        team.note(time.perf_counter() - begun)
         for layer in cache.layers: layer.n = cache.n + 1
         return x
 
@@ -244,6 +253,10 @@ class PackedGPT(HebrewGPT):
         cache.n += 1
         return x
     def head(self, h): # (B, T, D) -> (B, T, V)
+        rows = h[..., 0].numel()
+        few = self.step and rows <= MATVEC_MAX_ROWS
+        with use_threads(self.step.team(rows).usual) if few else nullcontext(): return self.multiply_head(h)
+    def multiply_head(self, h):
         if not self.cfg.tied: return self.lm_head(h)
         return self.tok_emb.head(h) if isinstance(self.tok_emb, PackedEmbedding) else super().head(h)
     def loss(self, h, targets): # (B, T, D), (B, T) -> ()

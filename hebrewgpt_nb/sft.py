@@ -30,7 +30,7 @@ from .core import sha256_file, stage, work_folder, write_atomic, write_folder
 from .core import NonNegativeFloat, Sha256, Share, project_root, write_json
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from .bundle import find_bundle, load_bundle, save_bundle, weight_shapes
+from .bundle import find_bundle, is_int8, load_bundle, save_bundle, weight_shapes
 from .data import eval_folder, eval_texts
 from .engine.blocks import KINDS
 from .bundle import is_bundle, load_model
@@ -497,7 +497,8 @@ def toy_parameters(p: SimpleNamespace) -> dict: # of `pretrain`
 def base_bundle(p: SimpleNamespace, # parameters of the stage
                 run: Path) -> tuple[str, Path]: # what it is called when the run has ended, and where it lies now
     "The base as a bundle."
-    if p.base and is_bundle(p.base): return p.base, resolve(p.base)
+    if p.base and is_bundle(p.base) and not is_int8(weight_shapes(find_bundle(p.base)/"model.safetensors")):
+        return p.base, find_input(p.base)
     if not p.base:
         toy = toy_parameters(p)
         pretrain(**toy)

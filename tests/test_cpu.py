@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from peft import LoraConfig, get_peft_model
 from hebrewgpt_nb.core import UserError
 from hebrewgpt_nb.engine import cpu, fused
-from hebrewgpt_nb.engine.cpu import MIN_MACS, MATVEC_MAX_ROWS, Matrix, gemm, library, linear, matvec
+from hebrewgpt_nb.engine.cpu import MIN_MACS, MATVEC_MAX_ROWS, Matrix, Team, gemm, library, linear, matvec
 from hebrewgpt_nb.engine.fused import kernel_identity
 from hebrewgpt_nb.generate import next_logits
 from hebrewgpt_nb.engine.blocks import Linear
@@ -356,3 +356,20 @@ def test_a_default_dtype_or_device_changes_no_buffer():
         with torch.device("meta"): y = gemm(Matrix.of(w), x)
     finally: torch.set_default_dtype(torch.float32)
     assert torch.equal(y, right)
+
+def test_threads_spin_no_longer_than_the_package_asks():
+    "Unless somebody has asked for another number."
+    for given, expected in [({}, "10000"), (dict(GOMP_SPINCOUNT="77"), "77")]:
+        env = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | given
+        code = "import os, sys, hebrewgpt_nb; assert 'torch' not in sys.modules; print(os.environ['GOMP_SPINCOUNT'])"
+        assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout.split() == [expected]
+
+@settings(max_examples=60)
+@given(doublings=st.integers(0, 6), data=st.data())
+def test_a_team_finds_the_quickest_size(doublings, data):
+    "Where a size is the slower the further it is from that."
+    best, team, taken = data.draw(st.integers(0, doublings)), Team(2**doublings), []
+    for _ in range(3000):
+        taken.append(team.size)
+        team.note(1. + abs(team.size.bit_length() - 1 - best))
+    assert set(taken) <= {2**i for i in range(doublings + 1)} and taken[-1000:].count(2**best) > 900

@@ -66,6 +66,16 @@ def test_every_name_is_defined_in_the_module_itself(module):
     made = vars(importlib.import_module(f"hebrewgpt_nb.{module}")).keys() | vars(builtins).keys()
     assert names_in(code, "LOAD_GLOBAL", "LOAD_NAME") <= made | names_in(code, "STORE_NAME", "STORE_GLOBAL") | {"__annotations__"}
 
+STAGES = ["00_data", "01_tokenizer", "04_pretrain", "05_sft", "06_eval", "09_bench", "12_making"] # that compute much
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_job_imports_the_library_before_torch(stage):
+    "Which asks PyTorch's threads not to spin for long, in a variable that is read once."
+    cells = [c for c in json.loads((NOTEBOOKS/f"{stage}.ipynb").read_text(encoding="utf8"))["cells"] if c["cell_type"] == "code"]
+    imports = re.findall(r"^(?:import|from) .*", "\n".join("".join(c["source"]) for c in cells), flags=re.M)
+    first = next(line for line in imports if re.search("hebrewgpt_nb|torch|transformers|peft|datasets", line))
+    assert "hebrewgpt_nb" in first
+
 def exports(cells: list[str]) -> str: # the module a notebook writes, "" if none
     return next((m[1] for c in cells if (m := re.search(r"default_exp (\S+)", c))), "")
 

@@ -380,3 +380,16 @@ def test_an_attempt_that_was_left_is_named_to_whom_it_stands_in_the_way(base, da
     assert sft(**how) == first # which still stands
     shutil.rmtree(run/".next")
     assert sft(**how | dict(lr=.02))["steps"] == first["steps"] and not (run/".next").exists()
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_ships_can_be_tuned(tmp_path, method):
+    "Its weights are in eight bits, in which nothing is learned."
+    data = tmp_path/"few.jsonl"
+    data.write_text("".join(json.dumps(dict(instruction=f"אמרו {n}", input="", output=f"{n} ועוד {n}")) + "\n" for n in range(40)))
+    sft(run=str(tmp_path/"run"), base="mini-base", data=str(data), method=method, steps=3, batch_tokens=512, context=128, device="cpu", dtype="float32")
+    (base, tok), (tuned, _) = load_bundle(tmp_path/"run"/"base"), load_bundle(tmp_path/"run")
+    before, after = base.state_dict(), tuned.state_dict()
+    learned = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {"blocks.0.attn.qkv.weight", "blocks.1.mlp.up.weight"} <= learned
+    ids = torch.tensor([tok.encode("הילדה הלכה לגן")])
+    assert torch.allclose(base(ids), load_bundle("mini-base", dtype="float32")[0](ids), atol=1e-4)
