@@ -378,7 +378,7 @@ INLINE void convolve(const scan *s, int64_t b, int64_t t, int64_t c, int64_t rea
 """
 
 # %% ../../nbs/engine/3_fused.ipynb #16998083
-C_CODE["log_one_plus_exp"] = r"""
+C_CODE["conv_chunk"] = r"""
 static void conv_chunk(const scan *s, int64_t b, int64_t n) {
   for (int64_t t = n*Q; t < n*Q + length(s, n); t++) {
     int64_t seen = reach(s, b, t);
@@ -397,7 +397,7 @@ INLINE real log_one_plus_exp(real x) {
 """
 
 # %% ../../nbs/engine/3_fused.ipynb #74ef2d03
-C_CODE["conv_chunk"] = r"""
+C_CODE["steps_chunk"] = r"""
 static void steps_chunk(const scan *s, int64_t b, int64_t n) {
   for (int64_t row = b*s->T + n*Q, i = 0; i < length(s, n); i++, row++)
     for (int64_t h = 0; h < s->H; h++)
