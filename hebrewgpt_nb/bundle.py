@@ -6,8 +6,8 @@
 __all__ = ['VERSION', 'SAMPLING', 'SUMMED', 'PROMPT', 'SAVED', 'WANTED', 'PUBLISHED', 'special_ids', 'write_files',
            'weight_bytes', 'save_bundle', 'is_exported', 'find_bundle', 'Sampling', 'Generation', 'check_sums',
            'read_config', 'read_weight', 'weight_shapes', 'check_depth', 'read_tokenizer', 'load_weights', 'is_int8',
-           'load_int8', 'load_exported', 'load_bundle', 'fetch_hub', 'is_bundle', 'read_sampling', 'load_any',
-           'load_model']
+           'load_int8', 'load_exported', 'load_bundle', 'fetch_hub', 'is_bundle', 'stock_sampling', 'read_sampling',
+           'load_any', 'load_model']
 
 # %% ../nbs/engine/9_bundle.ipynb #8a841b8e
 import os, shutil
@@ -69,7 +69,7 @@ def save_bundle(model: HebrewGPT, # its weights are saved in their dtype; of a p
         raise UserError(f"the model has {model.cfg.vocab_size} tokens and {tok.path} has {tok.vocab_size}: "
                         "they do not belong together")
     out = resolve(out_dir)
-    if out.exists() and not (out/"config.json").exists():
+    if out.exists() and not (out/"generation.json").exists():
         raise UserError(f"{out}: exists and is no bundle; choose another folder")
     model = quantize_for_decoding(unpack(model), "int8") if int8 else unpack(model)
     with write_folder(out, need=weight_bytes(model)) as part: write_files(model, tok, part, info, sampling)
@@ -241,10 +241,20 @@ def is_bundle(path: str | Path) -> bool:
     return any((find_folder(place)/"generation.json").exists() for place in (find_input(path), find_input(path)/"bundle"))
 
 # %% ../nbs/engine/9_bundle.ipynb #087d6fe1
+def stock_sampling(file: Path) -> dict: # generation_config.json
+    "The same of a folder of `transformers`, as far as it says."
+    said = read_json(file, dict)
+    given = {name: said[name] for name in SAMPLING if type(said.get(name)) in (int, float)}
+    return SAMPLING | given | (dict(temperature=0.) if said.get("do_sample") is False else {})
+
 def read_sampling(path: str | Path) -> dict: # temperature, top_p, max_new_tokens
-    "How a model is sampled where nothing else is asked."
-    if not is_bundle(path): return SAMPLING
-    return read_json(find_bundle(path)/"generation.json", Generation)["sampling"]
+    "How a model is sampled where nothing else is asked; of a name of the Hub, as it is fetched."
+    here = fetch_hub(str(path)) if str(path).startswith("hf://") else find_input(path)
+    if is_bundle(here):
+        said = read_json(find_bundle(here)/"generation.json", Generation)["sampling"]
+        return {name: said[name] for name in SAMPLING}
+    file = here/"generation_config.json"
+    return stock_sampling(file) if file.exists() else SAMPLING
 
 # %% ../nbs/engine/9_bundle.ipynb #5228c9e7
 PUBLISHED = ("model.pt", "model.safetensors", "model.safetensors.index.json")

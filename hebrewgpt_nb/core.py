@@ -430,7 +430,7 @@ def find_fault(value, kind) -> str: # empty: none
     base = base_type(kind)
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
-        return "" if value in choices else f"choose one of {', '.join(choices)}"
+        return "" if value in choices else f"choose one of {', '.join(c or 'nothing' for c in choices)}"
     if type(value) is not base or base is float and not math.isfinite(value): return f"write {WRITE[base]}"
     if base in MOST and abs(value) > MOST[base]: return f"give {MOST[base]:,} or less"
     if base is str and re.search("[\0-\x1f\ud800-\udfff]", value): return "it holds a character that no name can have"

@@ -8,7 +8,7 @@ __all__ = ['RepoKind', 'SPACE_APP', 'SPACE_CARD', 'files_to_send', 'reaching', '
            'write_space']
 
 # %% ../nbs/release/2_hub.ipynb #c86d99f9
-import glob, shutil
+import glob, json, shutil
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,9 @@ def reaching(place: str, way_out: str):
         except UserError: raise
         except (OSError, ValueError, RuntimeError, httpx.HTTPError) as e:
             cause = e.__cause__ if type(e) is RuntimeError and e.__cause__ else e
-            raise UserError(f"{place}: {reason_of(cause)}; {way_out}") from None
+            refused = getattr(getattr(cause, "response", None), "status_code", 0) in (401, 403, 404)
+            way = "check its name, and that `hf auth whoami` may see it" if refused else way_out
+            raise UserError(f"{place}: {reason_of(cause)}; {way}") from None
 
 # %% ../nbs/release/2_hub.ipynb #6ef0cb33
 RepoKind = Literal["model", "space"]
@@ -137,7 +139,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStream
 
 MODEL = os.environ.get("MODEL", "{repo}") # a name of the Hub, or a folder
 tok, model = AutoTokenizer.from_pretrained(MODEL), AutoModelForCausalLM.from_pretrained(MODEL)
-NEW = 200 # tokens of an answer, at most
+NEW = min(200, tok.model_max_length // 2) # tokens of an answer, at most
 ROOM = tok.model_max_length - NEW
 
 
@@ -205,7 +207,8 @@ def space_files(stock: Path, repo: str) -> dict[str, str]: # name -> content
     "The three files of a Space that chats with an exported model."
     from huggingface_hub import RepoCard
     title, license = repo.split("/")[1], RepoCard.load(stock/"README.md").data.get("license")
-    card = SPACE_CARD.format(repo=repo, title=title, gradio=version("gradio"), license=license or "unknown")
+    quoted = {name: json.dumps(value) for name, value in dict(title=title, license=license or "unknown").items()}
+    card = SPACE_CARD.format(repo=repo, gradio=version("gradio"), **quoted)
     app = SPACE_APP.replace("{repo}", repo).replace("{title}", title)
     needs = "".join(f"{pinned(package)}\n" for package in ("torch", "transformers"))
     return {"app.py": app, "requirements.txt": needs, "README.md": card}

@@ -116,7 +116,9 @@ def generation_config(tok: Tokenizer, blocks: str, # without attention its cache
                       sampling: dict=SAMPLING) -> GenerationConfig:
     "The defaults of `generate` there."
     ends = [tok.eos_id, *(i for i in range(tok.vocab_size) if tok.sp.is_control(i) and i != tok.eos_id)]
-    return GenerationConfig(do_sample=True, **sampling, top_k=0, bos_token_id=tok.bos_id, eos_token_id=ends,
+    how = sampling | dict(do_sample=True, top_k=0)
+    if not sampling["temperature"]: how = dict(do_sample=False, max_new_tokens=sampling["max_new_tokens"])
+    return GenerationConfig(**how, bos_token_id=tok.bos_id, eos_token_id=ends,
                             pad_token_id=tok.pad_id, use_cache="A" in blocks)
 
 # %% ../nbs/07_release.ipynb #3ac3b613

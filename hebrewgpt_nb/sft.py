@@ -30,7 +30,7 @@ from .core import sha256_file, stage, work_folder, write_atomic, write_folder
 from .core import NonNegativeFloat, Sha256, Share, project_root, write_json
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from .bundle import find_bundle, is_int8, load_bundle, save_bundle, weight_shapes
+from .bundle import find_bundle, is_int8, load_bundle, read_sampling, save_bundle, weight_shapes
 from .data import eval_folder, eval_texts
 from .engine.blocks import KINDS
 from .bundle import is_bundle, load_model
@@ -503,7 +503,7 @@ def base_bundle(p: SimpleNamespace, # parameters of the stage
         toy = toy_parameters(p)
         pretrain(**toy)
         return toy["run"], resolve(toy["run"])
-    save_bundle(*load_model(p.base), run/"base"/"bundle", source=p.base)
+    save_bundle(*load_model(p.base), run/"base"/"bundle", sampling=read_sampling(p.base), source=p.base)
     return f"{p.run}/base", run/"base"
 
 # %% ../nbs/05_sft.ipynb #82bac243
@@ -597,7 +597,7 @@ def save_tuned(adapted, # the peft model, or the model itself where all of it wa
     if p.method == "full": model = adapted.to(weight_shapes(find_bundle(place)/"model.safetensors")["ln_f.weight"].dtype)
     else: model, _ = load_adapted(save_adapter(adapted, p, base, base_sha(place), report), place)
     about = dict(method=p.method, rank=p.rank, phases=report, turns=turns)
-    save_bundle(model, tok, run/"bundle", stage="sft", base=str(base), **about)
+    save_bundle(model, tok, run/"bundle", sampling=read_sampling(place), stage="sft", base=str(base), **about)
 
 # %% ../nbs/05_sft.ipynb #7d6d4d8d
 def shown_path(path: str | Path) -> str: # short within the project, else absolute

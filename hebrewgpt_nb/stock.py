@@ -408,9 +408,11 @@ def stock_model(path: Path, config): # a stock model
 # %% ../nbs/engine/7_stock.ipynb #f69fc71a
 def read_stock_config(path: Path): # LlamaConfig or BambaConfig
     "The config of a folder of `transformers`; raises `UserError`."
+    if not (path/"config.json").exists():
+        raise UserError(f"{path}: no config.json there; of a bundle, `export_hf` makes a folder of transformers")
     try: config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as e: # whatever the file holds
-        raise UserError(f"{path}: no folder of transformers ({shorten(str(e).splitlines()[0])})") from None
+        raise UserError(f"{path}: no folder of transformers ({shorten(' '.join(str(e).split()))})") from None
     if isinstance(config, tuple(s.config for s in STOCK)): return config
     raise UserError(f"{path}: is a {config.model_type}; read here are llama and bamba")
 
@@ -427,7 +429,11 @@ def import_hf(path: str | Path, # a folder with config.json, weights, and tokeni
     config, tok_file = read_stock_config(path), path/"tokenizer.model"
     if not tok_file.exists(): raise UserError(f"{tok_file}: missing, and this workbench reads SentencePiece alone")
     cfg = described(path, config)
-    check_same_shape(config, stock_config(cfg, tok := Tokenizer(tok_file)), path)
+    tok = Tokenizer(tok_file)
+    if tok.vocab_size != cfg.vocab_size:
+        raise UserError(f"{tok_file}: has {tok.vocab_size} pieces, the model beside it {cfg.vocab_size} tokens; "
+                        "give the tokenizer that the model was trained with")
+    check_same_shape(config, stock_config(cfg, tok), path)
     with torch.device("meta"): model = HebrewGPT(cfg)
     model.load_state_dict(own_weights(stock_model(path, config).state_dict(), cfg), assign=True)
     return model.eval(), tok

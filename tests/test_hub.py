@@ -113,10 +113,10 @@ def test_a_file_that_the_hub_has_otherwise_is_named(hub, tmp_path):
     assert "model.safetensors not as in me/tiny" in said and not (tmp_path/"out").exists()
 
 @pytest.mark.parametrize("call, env, said", [
-    ("push(FOLDER, 'me/tiny', send=True)", dict(HF_TOKEN="wrong"), "error: .*/me/tiny: .*401.*; the same command goes on from here"),
+    ("push(FOLDER, 'me/tiny', send=True)", dict(HF_TOKEN="wrong"), "error: .*/me/tiny: .*401.*; check its name, and that `hf auth whoami` may see it"),
     ("push(FOLDER, 'me/tiny', send=True)", dict(HF_HUB_OFFLINE="1"), "error: .*/me/tiny: OfflineModeIsEnabled .*offline mode is enabled.*; the same"),
     ("push(FOLDER, 'me/tiny', send=True)", dict(HF_ENDPOINT="http://127.0.0.1:9"), "error: http://127.0.0.1:9/me/tiny: ConnectError .*; the same"),
-    ("pull('me/none', FOLDER + '2')", {}, "error: .*/me/none: .*; the same"),
+    ("pull('me/none', FOLDER + '2')", {}, "error: .*/me/none: .*; check its name"),
     ("push(FOLDER + '/extra', 'me/tiny', send=True)", {}, "error: .*extra: no README.md in it"),
     ("push(FOLDER, 'a/b/c', send=True)", {}, "error: a/b/c: no name for the Hub")])
 def test_what_goes_wrong_is_one_line(hub, export, tmp_path, call, env, said):

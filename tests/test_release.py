@@ -1,5 +1,5 @@
 "Published files in every wrapping and with every fault; stock twins after save and reload."
-import json, os, pickle, re, subprocess, sys, sysconfig
+import json, os, pickle, re, shutil, subprocess, sys, sysconfig
 import pytest, torch
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
@@ -7,13 +7,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 import hebrewgpt_nb.release as R, hebrewgpt_nb.stock as S
 from hebrewgpt_nb.core import UserError, cli, read_jsonl, real_data_dir, sample_dir
-from hebrewgpt_nb.bundle import find_bundle, load_bundle, load_model, read_config, save_bundle
+from hebrewgpt_nb.bundle import find_bundle, load_bundle, load_model, read_config, read_sampling, save_bundle
 from hebrewgpt_nb.llamacpp import llama_text
 from hebrewgpt_nb.model import HebrewGPT, count_parameters, get_preset
 from hebrewgpt_nb.quantize import quantize_for_decoding
 from hebrewgpt_nb.release import export_hf, model_card
-from hebrewgpt_nb.sft import add_lora
-from hebrewgpt_nb.stock import load_released, save_released, to_half_split
+from hebrewgpt_nb.sft import add_lora, sft
+from hebrewgpt_nb.stock import import_hf, load_released, save_released, to_half_split
 from hebrewgpt_nb.tokenizer import OPTIONS, Tokenizer, encode_prompt, format_prompt, train_tokenizer
 from conftest import fill, small
 
@@ -910,3 +910,37 @@ def test_a_release_is_sampled_as_its_bundle_says(tok, tmp_path):
     R.release(run=str(tmp_path/"run"), bundle=str(bundle), model_name="mine", int8=True)
     said = json.loads((tmp_path/"run"/"mine"/"generation_config.json").read_text())
     assert {name: said[name] for name in cool} == cool == json.loads((tmp_path/"run"/"int8"/"generation.json").read_text())["sampling"]
+
+def test_how_a_model_is_sampled_goes_with_it(tok, tmp_path):
+    "Out to a folder of transformers, back from it, and through tuning."
+    cool = dict(temperature=.5, top_p=.9, max_new_tokens=77)
+    bundle = save_bundle(small("A", vocab_size=600), tok, tmp_path/"bundle", sampling=cool, int8=True)
+    R.release(run=str(tmp_path/"run"), bundle=str(bundle), model_name="mine")
+    assert read_sampling(tmp_path/"run"/"mine") == cool
+    R.release(run=str(tmp_path/"again"), bundle=str(tmp_path/"run"/"mine"), model_name="mine", int8=True)
+    assert read_sampling(tmp_path/"again"/"mine") == read_sampling(tmp_path/"again"/"int8") == cool
+    data = tmp_path/"few.jsonl"
+    data.write_text("".join(json.dumps(dict(instruction=f"אמרו {n}", output=str(n))) + "\n" for n in range(30)))
+    sft(run=str(tmp_path/"tuned"), base=str(bundle), data=str(data), steps=1, batch_tokens=256, context=64, device="cpu")
+    assert read_sampling(tmp_path/"tuned") == cool
+
+def test_a_bundle_that_is_greedy_exports_as_one(tok, tmp_path):
+    bundle = save_bundle(small("A", vocab_size=600), tok, tmp_path/"bundle", sampling=dict(temperature=0., top_p=1., max_new_tokens=9))
+    R.release(run=str(tmp_path/"run"), bundle=str(bundle), model_name="mine")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path/"run"/"mine")
+    said = model.generate(torch.tensor([[tok.bos_id, *tok.encode("שלום")]]))
+    assert said.shape[1] <= 9 + 1 + len(tok.encode("שלום")) and read_sampling(tmp_path/"run"/"mine")["temperature"] == 0
+
+def test_an_exported_folder_with_another_tokenizer_is_refused(tok, tmp_path):
+    out = export_hf(small("A", vocab_size=600), tok, tmp_path/"mine")
+    other = train_tokenizer(["אבא הלך לים עם הילדים " * 50, "בוקר טוב לכולם"], tmp_path/"other.model", vocab_size=300)
+    shutil.copy(other, out/"tokenizer.model")
+    for load in (import_hf, load_bundle):
+        with pytest.raises(UserError, match=r"tokenizer.model: has 300 pieces, the model beside it \d+ tokens; give the tokenizer"): load(out)
+
+def test_a_bundle_replaces_no_folder_of_another_kind(tok, tmp_path):
+    model = small("A", vocab_size=600)
+    out = export_hf(model, tok, tmp_path/"mine")
+    before = {p.name for p in out.iterdir()}
+    with pytest.raises(UserError, match="exists and is no bundle; choose another folder"): save_bundle(model, tok, out)
+    assert {p.name for p in out.iterdir()} == before
