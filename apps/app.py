@@ -366,7 +366,8 @@ def model_choice(bots: dict, name: str, key: str) -> gr.Dropdown:
 
 def sampling_controls(bot: Bot) -> list: # as of `NAMES`
     "All that can be set of an answer."
-    def slider(key, least, most, value, step): return gr.Slider(least, most, value, step=step, label=i18n(key), info=i18n(f"{key}_info"))
+    def slider(key, least, most, value, step): # a bundle may ask for more than the page lets
+        return gr.Slider(least, most, min(max(value, least), most), step=step, label=i18n(key), info=i18n(f"{key}_info"))
     return [gr.Dropdown([(i18n(way), way) for way in WAYS], value=WAYS[0], label=i18n("way")),
             slider("temperature", 0, 2, bot.sampling["temperature"], .05), slider("top_p", .05, 1, bot.sampling["top_p"], .05), slider("top_k", 0, 200, 0, 1),
             slider("min_p", 0, .95, 0, .01), slider("repetition_penalty", .5, 2, 1, .05), slider("max_new_tokens", 1, MAX_NEW, bot.sampling["max_new_tokens"], 1),

@@ -202,7 +202,7 @@ class CStep:
     "One token of each row, in one call of C."
     def __init__(self, model: HebrewGPT): # packed
         c = self.cfg = model.cfg
-        self.kept, self.teams = [], {} # as long as C may read it; number of rows -> Team
+        self.kept, self.teams = [], {} # as long as C may read it; numbers of rows and threads -> Team
         self.blocks = (CBlock * c.depth)(*map(self.block, model.blocks))
         sizes = c.depth, c.width, c.heads, c.head_dim, c.inner, c.inner // c.mamba_head, c.state, c.conv
         self.model = CModel(*sizes, c.eps, self.keep(model.ln_f.weight), ctypes.addressof(self.blocks))
@@ -216,9 +216,9 @@ class CStep:
         norms = self.keep(b.ln1.weight), self.keep(b.ln2.weight)
         return CBlock(type(b.mixer) is Mamba2, *norms, *ends, *swiglu_matrices(b.mlp), *vectors)
     def team(self, rows: int) -> Team: # 1 to MATVEC_MAX_ROWS
-        if rows not in self.teams or self.teams[rows].most != torch.get_num_threads():
-            self.teams[rows] = Team(torch.get_num_threads())
-        return self.teams[rows]
+        key = rows, thread_count().value
+        if key not in self.teams: self.teams[key] = Team(key[1])
+        return self.teams[key]
     def __call__(self, x: torch.Tensor, # (B, 1, D) float32
                  rope: list | None, cache: PackedCache,
                 ) -> torch.Tensor: # (B, 1, D), behind the last norm
@@ -255,7 +255,7 @@ class PackedGPT(HebrewGPT):
     def head(self, h): # (B, T, D) -> (B, T, V)
         rows = h[..., 0].numel()
         few = self.step and rows <= MATVEC_MAX_ROWS
-        with use_threads(self.step.team(rows).usual) if few else nullcontext(): return self.multiply_head(h)
+        with use_threads(self.step.team(rows).size) if few else nullcontext(): return self.multiply_head(h)
     def multiply_head(self, h):
         if not self.cfg.tied: return self.lm_head(h)
         return self.tok_emb.head(h) if isinstance(self.tok_emb, PackedEmbedding) else super().head(h)

@@ -610,7 +610,7 @@ def adapter_lines(at: str, base: str, given: str) -> list[str]:
     "Where an adapter lies, and what it is for; of a copied base also how stock `peft` comes to it."
     if not given or given == base: return [f"adapter    {at}/adapter (for peft)"]
     config = resolve(given)/"config.json"
-    stock = config.exists() and read_json(config, dict).get("model_type") != "hebrew-gpt"
+    stock = config.exists() and read_json(config, dict).get("model_type") not in (None, "hebrew-gpt")
     twin = given if stock else "what export_hf writes of the base"
     on = f"on {shown_path(base)}, the copy of {given}, and not on {given} itself"
     return [f"adapter    {at}/adapter (for peft {on})",

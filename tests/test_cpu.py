@@ -1,10 +1,12 @@
 "The step of one token in C: against PyTorch, for every shape and dtype, and without a compiler."
 import copy, ctypes, os, shutil, subprocess, sys, threading
 from pathlib import Path
+from unittest.mock import patch
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from peft import LoraConfig, get_peft_model
 from hebrewgpt_nb.core import UserError
+from hebrewgpt_nb import quantize
 from hebrewgpt_nb.engine import cpu, fused
 from hebrewgpt_nb.engine.cpu import MIN_MACS, MATVEC_MAX_ROWS, Matrix, Team, gemm, library, linear, matvec
 from hebrewgpt_nb.engine.fused import kernel_identity
@@ -364,12 +366,46 @@ def test_threads_spin_no_longer_than_the_package_asks():
         code = "import os, sys, hebrewgpt_nb; assert 'torch' not in sys.modules; print(os.environ['GOMP_SPINCOUNT'])"
         assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout.split() == [expected]
 
-@settings(max_examples=60)
-@given(doublings=st.integers(0, 6), data=st.data())
-def test_a_team_finds_the_quickest_size(doublings, data):
-    "Where a size is the slower the further it is from that."
-    best, team, taken = data.draw(st.integers(0, doublings)), Team(2**doublings), []
-    for _ in range(3000):
-        taken.append(team.size)
-        team.note(1. + abs(team.size.bit_length() - 1 - best))
-    assert set(taken) <= {2**i for i in range(doublings + 1)} and taken[-1000:].count(2**best) > 900
+@settings(max_examples=100)
+@given(most=st.integers(1, 70), data=st.data())
+def test_a_team_finds_the_quickest_size(most, data):
+    "Whatever the others take, and again when all is otherwise."
+    team, sizes = Team(most), [most >> i for i in range(most.bit_length())]
+    for _ in range(2):
+        seconds = dict(zip(sizes, data.draw(st.permutations([10. + i for i in range(len(sizes))]))))
+        seconds[data.draw(st.sampled_from(sizes))] = 4.
+        taken = []
+        for _ in range(6000):
+            taken.append(team.size)
+            team.note(seconds[team.size])
+        assert set(taken) <= set(sizes) and taken[-1000:].count(min(seconds, key=seconds.get)) > 900
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_step_is_the_same_whatever_its_team(dtype):
+    "To the last bit; and the team learns how long its steps take."
+    model = quantize_for_decoding(wild("AM"), dtype)
+    was = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for rows in (1, 3, 16):
+            said = {}
+            for size in (4, 2, 1):
+                cache, team = model.make_cache(rows, 8), model.step.team(rows)
+                with patch.object(team, "note", side_effect=lambda seconds, team=team, size=size: setattr(team, "size", size)) as note:
+                    team.size = size
+                    said[size] = torch.stack([next_logits(model, [[i + n] for i in range(rows)], cache) for n in range(5)])
+                assert note.call_count == 5
+            assert said[4].equal(said[2]) and said[4].equal(said[1])
+    finally: torch.set_num_threads(was)
+
+@compiled
+def test_a_step_takes_the_threads_of_its_team():
+    model, taken = quantize_for_decoding(wild("AM"), "int8"), []
+    was = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with patch.object(quantize, "call_step", side_effect=lambda *args: taken.append(cpu.thread_count().value)):
+            for _ in range(12): model.step(torch.zeros(1, 1, model.cfg.width), None, model.make_cache(1, 8))
+    finally: torch.set_num_threads(was)
+    assert taken == [4] * 4 + [2] * 4 + [1] * 4

@@ -1,5 +1,5 @@
 "Published files in every wrapping and with every fault; stock twins after save and reload."
-import json, os, pickle, re, shutil, subprocess, sys, sysconfig
+import json, math, os, pickle, re, shutil, subprocess, sys, sysconfig
 import pytest, torch
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 import hebrewgpt_nb.release as R, hebrewgpt_nb.stock as S
 from hebrewgpt_nb.core import UserError, cli, read_jsonl, real_data_dir, sample_dir
-from hebrewgpt_nb.bundle import find_bundle, load_bundle, load_model, read_config, read_sampling, save_bundle
+from hebrewgpt_nb.bundle import SAMPLING, find_bundle, is_bundle, load_bundle, load_model, read_config, read_sampling, save_bundle
 from hebrewgpt_nb.llamacpp import llama_text
 from hebrewgpt_nb.model import HebrewGPT, count_parameters, get_preset
 from hebrewgpt_nb.quantize import quantize_for_decoding
@@ -944,3 +944,33 @@ def test_a_bundle_replaces_no_folder_of_another_kind(tok, tmp_path):
     before = {p.name for p in out.iterdir()}
     with pytest.raises(UserError, match="exists and is no bundle; choose another folder"): save_bundle(model, tok, out)
     assert {p.name for p in out.iterdir()} == before
+
+@pytest.mark.parametrize("sampling", [dict(temperature=.5), dict(temperature=-1., top_p=.9, max_new_tokens=5), dict(temperature=.5, top_p=1.5, max_new_tokens=5), dict(temperature=math.nan, top_p=.9, max_new_tokens=5)])
+def test_a_sampling_that_cannot_be_is_not_saved(tok, tmp_path, sampling):
+    with pytest.raises(UserError, match="sampling"): save_bundle(small("A", vocab_size=600), tok, tmp_path/"bundle", sampling=sampling)
+    assert not (tmp_path/"bundle").exists()
+
+@pytest.mark.parametrize("said", [dict(top_p=1.5), dict(temperature=-1.), dict(max_new_tokens=64.5), dict(temperature=None), dict(top_p="a"), dict(max_new_tokens=True)])
+def test_what_a_folder_of_others_says_wrongly_of_sampling_is_left_out(tok, tmp_path, said):
+    out = export_hf(small("A", vocab_size=600), tok, tmp_path/"mine")
+    (out/"generation_config.json").write_text(json.dumps(said))
+    R.release(run=str(tmp_path/"run"), bundle=str(out), model_name="again", int8=True)
+    assert read_sampling(out) == SAMPLING == read_sampling(tmp_path/"run"/"int8")
+    load_bundle(tmp_path/"run"/"int8")
+
+def test_an_exported_folder_with_a_bundle_in_it_is_the_exported_folder(tok, tmp_path):
+    cool = dict(temperature=.5, top_p=.9, max_new_tokens=77)
+    model = small("A", vocab_size=600)
+    out = export_hf(model, tok, tmp_path/"run", sampling=cool)
+    save_bundle(model, tok, out/"bundle")
+    assert read_sampling(out) == cool and not is_bundle(out) and is_bundle(out/"bundle")
+
+def test_a_torn_bundle_is_one_still(tok, tmp_path):
+    "And may be written again."
+    model = small("A", vocab_size=600)
+    for lost in ("config.json", "generation.json"):
+        out = save_bundle(model, tok, tmp_path/lost)
+        (out/lost).unlink()
+        assert is_bundle(out) == (lost == "config.json")
+        with pytest.raises(UserError): load_bundle(out)
+    assert save_bundle(model, tok, tmp_path/"generation.json")

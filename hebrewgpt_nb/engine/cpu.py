@@ -377,7 +377,8 @@ at_most = threading.local() # n: threads, of this thread's loops
 @contextmanager
 def use_threads(n: int):
     "Inside the `with`, C that this thread calls takes `n` threads at most."
-    before, at_most.n = getattr(at_most, "n", None), n
+    before = getattr(at_most, "n", None)
+    at_most.n = min(n, before or n)
     try: yield
     finally: at_most.n = before
 
@@ -1002,36 +1003,34 @@ def let_threads_go():
     if library(): library().let_go()
 
 # %% ../../nbs/engine/2_cpu.ipynb #d1c00004
-A_ROUND, MAX_ROUNDS = 4, 256 # steps that are timed together; rounds from one trial to the next, at most
+A_ROUND, MAX_ROUNDS = 4, 512 # steps that are timed together; rounds from one trial to the next, at most
 
 class Team:
-    "How many threads a step takes: those that are quickest at the moment."
+    "How many threads a step takes: as many as were quickest when last all numbers were tried."
     def __init__(self, most: int): # threads
-        self.most = self.usual = self.size = most # at most; those that were quickest; those that are next
-        self.times, self.seconds, self.gap, self.left, self.wider = [], float("inf"), 1, 1, False
+        self.sizes = [most >> i for i in range(most.bit_length())]
+        self.size = self.usual = most # of the next step; that was quickest
+        self.times, self.tried, self.seconds, self.gap, self.left = [], {}, float("inf"), 1, 1
     def note(self, seconds: float): # of a step
         "Learn how long it took."
         self.times.append(seconds)
         if len(self.times) < A_ROUND: return
-        mean, self.times = sum(self.times) / A_ROUND, []
-        if self.size == self.usual: self.go_on(mean)
-        else: self.decide(mean)
-    def go_on(self, mean: float):
-        "A round as usual: try another size where it is time to, or where this one has become slow."
-        self.left -= 1
-        if self.left <= 0 or mean > 2 * self.seconds: self.size = self.other()
-        self.seconds = mean
-    def other(self) -> int:
-        "Half as many or twice, in turns."
-        self.wider = not self.wider
-        sizes = (2 * self.usual, self.usual // 2) if self.wider else (self.usual // 2, 2 * self.usual)
-        return next((n for n in sizes if 1 <= n <= self.most), self.usual)
-    def decide(self, mean: float):
-        "A trial is over."
-        better = mean < self.seconds
-        if better: self.usual, self.seconds = self.size, mean
-        self.gap = 1 if better else min(2 * self.gap, MAX_ROUNDS)
-        self.left, self.size = self.gap, self.usual
+        times, self.times = self.times, []
+        if times: self.note_round(sum(times) / len(times)) # another Python thread may have taken them
+    def note_round(self, seconds: float):
+        "As usual; or in a trial, which begins when it is time to, or when steps have become slow."
+        if not self.tried:
+            slow, self.seconds, self.left = seconds > 2 * self.seconds, seconds, self.left - 1
+            if self.left > 0 and not slow: return
+        self.tried[self.size] = seconds
+        untried = [n for n in self.sizes if n not in self.tried]
+        self.size = untried[0] if untried else self.decide()
+    def decide(self) -> int:
+        "The quickest; the next trial is the later the less this one has changed."
+        best = min(self.tried, key=self.tried.get)
+        self.gap = 1 if best != self.usual else min(2 * self.gap, MAX_ROUNDS)
+        self.usual, self.seconds, self.tried, self.left = best, self.tried[best], {}, self.gap
+        return best
 
 # %% ../../nbs/engine/2_cpu.ipynb #454afea7
 C_CODE["model"] = r"""

@@ -60,6 +60,8 @@ def gather(run: RunFolder = "runs/nb/mini", # where pretrain/, sft/ and eval/ go
     for name in ("pretrain", "sft", "eval"): link_files(place/name, folder/name)
     link_files(find_input("open")/"sft", folder/"sft"/"open")
     link_files(find_input("open")/"eval", folder/"eval"/"open")
+    for where, name in ((find_input("open"), "choices_open.jsonl"), (sample_dir(), "choices.jsonl")): # of the project
+        if not (link := folder/"eval"/name).exists(): link.symlink_to((where/"eval"/"choices.jsonl").resolve())
     counts = write_source(folder/"pretrain", words, seed)
     counts["open_answers"] = write_records(folder/"pretrain"/"open_answers.train.jsonl.zst", open_documents())
     return counts | dict(exercises=write_records(folder/"sft"/"grammar.jsonl", exercises(n, seed)))
