@@ -504,11 +504,11 @@ def test_a_hebrew_question_is_answered_from_right_to_left(visit, bundles, width)
     page.evaluate("""() => { window.lengths = new Set();
         new MutationObserver(() => lengths.add(document.querySelector('article.assistant .text')?.innerText.length)).observe(document.querySelector('#chat'), {subtree: true, childList: true, characterData: true}) }""")
     setting(page, "זרע", 0)
-    setting(page, "אורך מרבי", 60)
+    setting(page, "אורך מרבי", 150)
     asked, answer = say(page, ASK)
-    assert words(text_of(answer)) == words(expected(bundles[0], ASK, max_new_tokens=60))
+    assert words(text_of(answer)) == words(expected(bundles[0], ASK, max_new_tokens=150))
     assert text_of(asked) == ASK and page.input_value("#message textarea") == ""
-    assert page.evaluate("lengths.size") > 3 # it was streamed
+    assert page.evaluate("lengths.size") > 2 # it was streamed: the page shows what there is every 40 ms
     assert re.search(r"\d+ אסימונים · [\d.,]+ לשנייה", answer.inner_text())
     assert [p.evaluate("e => [getComputedStyle(e).direction, e.dir]") for p in asked.locator("p").all()] == [["rtl", "auto"]]
     assert page.evaluate("[document.documentElement.dir, document.documentElement.lang]") == ["rtl", "he"]

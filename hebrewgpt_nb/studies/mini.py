@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CAREFUL', 'CARD', 'PARTS', 'as_document', 'open_documents', 'link_files', 'gather', 'packed_size', 'ppmd_bpb',
            'rows_text', 'rows_of', 'against_ppmd', 'licences_in', 'source_rows', 'showcase', 'answers_to',
-           'source_table', 'answers_page', 'mini_card', 'ship']
+           'source_table', 'answers_page', 'mini_card', 'measure_shipped', 'ship']
 
 # %% ../../nbs/studies/9_mini.ipynb #8f8b3242
 import math
@@ -16,6 +16,7 @@ from ..bundle import SAMPLING, load_bundle, save_bundle
 from ..core import InputPath, NonNegativeInt, PositiveInt, RunFolder
 from ..core import cli, find_input, read_json, read_jsonl, read_whole, resolve, sample_dir, stage
 from ..core import work_folder, write_atomic, write_json
+from ..evaluate import evaluate
 from ..generate import generate
 from ..grammar.exercises import exercises
 from ..grammar.texts import write_source
@@ -177,7 +178,8 @@ def answers_page(prompts: list[str], answers: list[str]) -> str: # Markdown
     return "\n\n".join(f"**{p}**\n\n{a.strip() or '(nothing)'}" for p, a in zip(prompts, answers))
 
 # %% ../../nbs/studies/9_mini.ipynb #107ca75d
-def mini_card(run: Path, model: HebrewGPT, tok: Tokenizer) -> str: # Markdown
+def mini_card(run: Path, report: str, # Markdown, of `evaluate`
+              model: HebrewGPT, tok: Tokenizer) -> str: # Markdown
     "The card of what a run of the chain made."
     key, tuned = read_json(run/"pretrain"/"done.json")["key"], read_json(run/"sft"/"done.json")
     phases = "; ".join(f"phase {r['phase']}: {r['train examples']:,} examples, {r['steps']} steps" for r in tuned["result"]["phases"])
@@ -187,21 +189,29 @@ def mini_card(run: Path, model: HebrewGPT, tok: Tokenizer) -> str: # Markdown
     tokens, size = math.prod(spent.values()), count_parameters(model.cfg)
     return CARD.format(parameters=size, tokens=tokens, read=tokens / size, **shape, **spent, **CAREFUL,
                        tuning=f"peak rate {tuned['key']['lr']}; {phases}", sources=source_table(source_rows(run)),
-                       report=read_whole(run/"eval"/"report.md").decode(),
+                       report=report,
                        answers=answers_page(showcase(), answers_to(model, tok, showcase())))
 
 # %% ../../nbs/studies/9_mini.ipynb #b890ed26
 PARTS = {"mini-base": "pretrain", "mini": "sft"} # what ships -> the stage that made it
 
+def measure_shipped(run: str | Path, out: str | Path) -> Path: # the folder of the report
+    "The evaluation of the chain once more, of what ships."
+    asked = {name: value for name, value in read_json(resolve(run)/"eval"/"done.json")["key"].items() if "@" not in name}
+    evaluate(**asked | dict(run=f"{run}/shipped", base=f"{out}/mini-base", bundle=f"{out}/mini"))
+    return resolve(run)/"shipped"
+
 def ship(run: str | Path = "runs/mini", # of the chain
          out: str | Path = "hebrewgpt_nb", # takes mini/ and mini-base/
         ):
-    "Write what ships: both models in eight bits, the card and the report."
+    "Write what ships: both models in eight bits, their report and the card."
     place, into = resolve(run), resolve(out)
     for name, part in PARTS.items():
         save_bundle(*load_bundle(place/part), into/name, int8=True, sampling=CAREFUL, made_by="jobs/mini.yaml")
-    write_atomic(into/"mini"/"README.md", mini_card(place, *load_bundle(into/"mini")))
-    write_json(into/"mini"/"report.json", read_json(place/"eval"/"report.json"))
+    report = measure_shipped(run, out)
+    card = mini_card(place, read_whole(report/"report.md").decode(), *load_bundle(into/"mini"))
+    write_atomic(into/"mini"/"README.md", card)
+    write_json(into/"mini"/"report.json", read_json(report/"report.json"))
 
 # %% ../../nbs/studies/9_mini.ipynb #4356539a
 if __name__ == "__main__" and "__file__" in globals(): cli(gather)
